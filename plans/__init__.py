@@ -1,0 +1,1 @@
+"""Recipes: presets of the ``"kd"`` block, one JSON file each."""

@@ -1,0 +1,138 @@
+"""What all trainers of nnunet_kd share: numbers from the plans' "kd" block, precision, seed, stock checkpoints."""
+
+import os
+import random
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_kd.config import KDConfig
+from nnunet_kd.errors import exit_on_user_error
+from nnunet_kd.teachers import load_checkpoint_file
+
+
+class nnUNetTrainerKDBase(nnUNetTrainer):
+    """nnU-Net's trainer with schedule, optimizer, seed, precision and hard-label loss from the plans."""
+
+    kd: KDConfig
+
+    def initialize(self) -> None:
+        """Reads the ``"kd"`` block, then builds network, optimizer and loss as nnU-Net does."""
+        with exit_on_user_error():
+            self.kd = KDConfig.from_plans(self.plans_manager.plans)
+            self.check_configuration()
+        schedule = self.kd.schedule
+        self.num_epochs = schedule.num_epochs
+        self.num_iterations_per_epoch = schedule.iterations_per_epoch
+        self.num_val_iterations_per_epoch = schedule.val_iterations_per_epoch
+        self.save_every = schedule.save_every
+        self.initial_lr = self.kd.optimizer.initial_lr
+        self.weight_decay = self.kd.optimizer.weight_decay
+        if schedule.seed is not None:
+            random.seed(schedule.seed)
+            np.random.seed(schedule.seed)
+            torch.manual_seed(schedule.seed)
+        super().initialize()
+
+    def check_configuration(self) -> None:
+        """Refuses what this trainer cannot do, before anything is built; raises UserError."""
+
+    def configure_optimizers(self):
+        """Optimizer and learning-rate schedule named in ``kd.optimizer``."""
+        o = self.kd.optimizer
+        parameters = self.network.parameters()
+        if o.name == "sgd":
+            optimizer: torch.optim.Optimizer = torch.optim.SGD(
+                parameters, o.initial_lr, weight_decay=o.weight_decay, momentum=o.momentum, nesterov=o.momentum > 0
+            )
+        else:
+            cls = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[o.name]
+            optimizer = cls(parameters, o.initial_lr, weight_decay=o.weight_decay)
+        if o.lr_schedule == "cosine":
+            return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.num_epochs)
+        exponent = 0.9 if o.lr_schedule == "poly" else 0.0
+        return optimizer, PolyLRScheduler(optimizer, o.initial_lr, self.num_epochs, exponent=exponent)
+
+    def _build_loss(self):
+        loss = super()._build_loss()
+        compound = loss.loss if self.enable_deep_supervision else loss
+        compound.weight_dice = float(self.kd.hard_loss.name in ("dice_ce", "dice"))
+        compound.weight_ce = float(self.kd.hard_loss.name in ("dice_ce", "ce"))
+        return loss
+
+    def autocast(self) -> AbstractContextManager:
+        """Autocast context of ``kd.schedule.precision``."""
+        precision = self.kd.schedule.precision
+        if precision == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        if precision == "default" and self.device.type == "cuda":
+            return torch.autocast("cuda")
+        return nullcontext()
+
+    def train_step(self, batch: dict) -> dict:
+        """One optimizer step; the network runs under autocast, the losses in float32.
+
+        Args:
+            batch: ``data`` (B, C, *spatial), ``target``: (B, 1, *spatial) or a list of it, one per deep-supervision output.
+
+        Returns:
+            ``loss`` and one entry per loss term, as NumPy scalars.
+        """
+        move = partial(torch.Tensor.to, device=self.device, non_blocking=True)
+        data = move(batch["data"])
+        target = [move(t) for t in batch["target"]] if isinstance(batch["target"], list) else move(batch["target"])
+
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.autocast():
+            output = self.network(data[:, : self.num_input_channels])
+        output = [o.float() for o in output] if isinstance(output, list | tuple) else output.float()
+        loss, terms = self.compute_loss(output, target, data)
+
+        if self.grad_scaler is not None:
+            self.grad_scaler.scale(loss).backward()
+            self.grad_scaler.unscale_(self.optimizer)
+        else:
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12)
+        if self.grad_scaler is not None:
+            self.grad_scaler.step(self.optimizer)
+            self.grad_scaler.update()
+        else:
+            self.optimizer.step()
+        return {"loss": loss.detach().cpu().numpy(), **{k: v.detach().cpu().numpy() for k, v in terms.items()}}
+
+    def compute_loss(self, output: Any, target: Any, data: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Training loss and its named terms; the base class knows the hard-label loss only.
+
+        Args:
+            output: logits (B, C, *spatial) in float32, or a list of them, highest resolution first.
+            target: reference segmentation, as nnU-Net's loss takes it.
+            data: the whole ``data`` of the batch (B, C, *spatial).
+        """
+        return self.loss(output, target), {}
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Writes nnU-Net's checkpoint, whole or not at all, with the stock trainer as its ``trainer_name``.
+
+        The plans alone rebuild the network, so ``nnUNetv2_predict`` needs neither this class nor this package.
+        """
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)
+            return
+        temporary = f"{filename}.tmp"
+        super().save_checkpoint(temporary)
+        checkpoint = load_checkpoint_file(Path(temporary))
+        checkpoint["trainer_name"] = nnUNetTrainer.__name__
+        checkpoint.update(self.extra_checkpoint_state())
+        torch.save(checkpoint, temporary)
+        os.replace(temporary, filename)
+
+    def extra_checkpoint_state(self) -> dict[str, Any]:
+        """Further entries of the checkpoint."""
+        return {}
