@@ -1,19 +1,33 @@
 """Find, check and load frozen teachers: trained nnU-Net model folders."""
 
+import contextlib
+import hashlib
+import inspect
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
+from nnunet_kd.config import Ensemble, Teacher
 from nnunet_kd.errors import UserError
 
+_multiarray = getattr(np, "_core", None) or np.core  # NumPy 2 renamed the module
 # Everything that nnU-Net 2.x puts into a checkpoint beside tensors and plain containers.
 _ALLOWED_GLOBALS: list[Any] = [
     torch.device,
     np.dtype,
     np.ndarray,
-    np.core.multiarray.scalar if int(np.__version__.split(".")[0]) < 2 else np._core.multiarray.scalar,  # type: ignore[attr-defined]
+    _multiarray.multiarray.scalar,
     *{type(np.dtype(t)) for t in ("f2", "f4", "f8", "i4", "i8", "u1", "?")},
 ]
 
@@ -25,9 +39,173 @@ def load_checkpoint_file(file: Path) -> dict[str, Any]:
         UserError: when the file is missing, damaged or holds objects that no nnU-Net checkpoint holds.
     """
     if not file.is_file():
-        raise UserError(f"{file}: no such checkpoint; finish the training or name another one.")
+        raise UserError(f"{file}: no such checkpoint; finish that training or name another checkpoint.")
     try:
         with torch.serialization.safe_globals(_ALLOWED_GLOBALS):
-            return torch.load(file, map_location="cpu", weights_only=True)
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as err:
         raise UserError(f"{file}: not a readable nnU-Net checkpoint ({str(err).splitlines()[0]}).") from err
+    if not isinstance(checkpoint, dict) or "network_weights" not in checkpoint:
+        raise UserError(f"{file}: not an nnU-Net checkpoint, it has no 'network_weights'.")
+    return checkpoint
+
+
+def load_json_file(file: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        UserError: when the file is missing or not a JSON object.
+    """
+    try:
+        content = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file.") from None
+    except (OSError, ValueError) as err:
+        raise UserError(f"{file}: cannot be read ({err}).") from err
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: expected a JSON object.")
+    return content
+
+
+@dataclass(frozen=True)
+class TeacherModel:
+    """A trained model folder ``<trainer>__<plans>__<configuration>`` and the folds of it that teach."""
+
+    folder: Path
+    configuration: str
+    folds: tuple[int | str, ...]
+    checkpoint: str = "checkpoint_final.pth"
+
+    @cached_property
+    def plans_manager(self) -> PlansManager:
+        """The plans that nnU-Net copied into the model folder."""
+        return PlansManager(load_json_file(self.folder / "plans.json"))
+
+    @cached_property
+    def configuration_manager(self) -> ConfigurationManager:
+        """The configuration that the teacher was trained with."""
+        return self.plans_manager.get_configuration(self.configuration)
+
+    @cached_property
+    def dataset_json(self) -> dict[str, Any]:
+        """The dataset.json that nnU-Net copied into the model folder."""
+        return load_json_file(self.folder / "dataset.json")
+
+    def checkpoint_file(self, fold: int | str) -> Path:
+        """Path of a fold's checkpoint."""
+        return self.folder / f"fold_{fold}" / self.checkpoint
+
+    def checkpoint_sha256(self, fold: int | str) -> str:
+        """SHA-256 of a fold's checkpoint, hexadecimal."""
+        digest = hashlib.sha256()
+        with self.checkpoint_file(fold).open("rb") as f:
+            while block := f.read(1 << 22):
+                digest.update(block)
+        return digest.hexdigest()
+
+    def validation_summary(self, fold: int | str) -> dict[str, Any] | None:
+        """``validation/summary.json`` of a fold, or None where nnU-Net did not validate it."""
+        file = self.folder / f"fold_{fold}" / "validation" / "summary.json"
+        return load_json_file(file) if file.is_file() else None
+
+    def without_folds(self, keep: Sequence[int | str]) -> "TeacherModel":
+        """The same model with only those of its folds that are in ``keep``."""
+        return TeacherModel(self.folder, self.configuration, tuple(f for f in self.folds if f in keep), self.checkpoint)
+
+
+def find_teachers(
+    teachers: Sequence[Teacher], dataset_results: Path, base_plans: str, configuration: str
+) -> list[TeacherModel]:
+    """Resolves the teachers of a ``"kd"`` block to finished model folders.
+
+    Args:
+        teachers: ``kd.teachers``; empty stands for every finished fold of ``nnUNetTrainer__<base_plans>__<configuration>``.
+        dataset_results: ``nnUNet_results/DatasetXXX_NAME``.
+        base_plans: plans name of the default teacher.
+        configuration: configuration of the default teacher.
+
+    Raises:
+        UserError: says which folder, fold or checkpoint was looked for, and the command that makes it.
+    """
+    default = (Teacher(folder=f"nnUNetTrainer__{base_plans}__{configuration}"),)
+    return [_find_teacher(t, dataset_results) for t in teachers or default]
+
+
+def _find_teacher(teacher: Teacher, dataset_results: Path) -> TeacherModel:
+    by_name = re.fullmatch(r"[^/\\]+__[^/\\]+__[^/\\]+", teacher.folder) is not None
+    folder = dataset_results / teacher.folder if by_name else Path(teacher.folder).expanduser()
+    parts = folder.name.split("__")
+    if len(parts) == 3:
+        fold = "FOLD" if teacher.folds is None else str(teacher.folds[0]) if teacher.folds else "FOLD"
+        mend = f"make it with: nnUNetv2_train {dataset_results.name} {parts[2]} {fold} -tr {parts[0]} -p {parts[1]}"
+    else:
+        mend = "a model folder is named TRAINER__PLANS__CONFIGURATION"
+    if not folder.is_dir() or len(parts) != 3:
+        raise UserError(f"teacher {folder}: no such model folder; {mend}.")
+    if teacher.folds is None:
+        found = sorted(p.parent.name.removeprefix("fold_") for p in folder.glob(f"fold_*/{teacher.checkpoint}"))
+        folds: tuple[int | str, ...] = tuple(int(f) for f in found if f.isdecimal()) or tuple(f for f in found if f == "all")
+    else:
+        folds = teacher.folds
+    model = TeacherModel(folder, parts[2], folds, teacher.checkpoint)
+    missing = [str(model.checkpoint_file(f)) for f in folds if not model.checkpoint_file(f).is_file()]
+    if missing or not folds:
+        what = missing[0] if missing else str(folder / "fold_*" / teacher.checkpoint)
+        raise UserError(f"teacher {what}: no finished training; {mend}.")
+    if model.configuration not in model.plans_manager.available_configurations:
+        raise UserError(f"{folder / 'plans.json'}: has no configuration {model.configuration!r}.")
+    return model
+
+
+def build_network(plans_manager: PlansManager, configuration: str, dataset_json: dict, trainer_name: str) -> torch.nn.Module:
+    """Builds a trainer's network for inference (deep supervision off), with random weights."""
+    cm = plans_manager.get_configuration(configuration)
+    inputs = determine_num_input_channels(plans_manager, cm, dataset_json)
+    outputs = plans_manager.get_label_manager(dataset_json).num_segmentation_heads
+    build = recursive_find_trainer_class_by_name(trainer_name).build_network_architecture
+    if "plans_manager" in inspect.signature(build).parameters:
+        return build(plans_manager, cm, inputs, outputs, enable_deep_supervision=False)
+    return build(  # trainers written for nnU-Net < 2.8
+        cm.network_arch_class_name,
+        cm.network_arch_init_kwargs,
+        cm.network_arch_init_kwargs_req_import,
+        inputs,
+        outputs,
+        enable_deep_supervision=False,
+    )
+
+
+def load_predictor(model: TeacherModel, fold: int | str, ensemble: Ensemble, device: torch.device) -> nnUNetPredictor:
+    """One frozen teacher inside nnU-Net's own predictor, on ``device``, ready for ``predict_sliding_window_return_logits``.
+
+    Raises:
+        UserError: when the checkpoint does not fit the network that its plans describe.
+    """
+    checkpoint = load_checkpoint_file(model.checkpoint_file(fold))
+    with contextlib.redirect_stdout(None):  # nnU-Net talks about devices and trainer folders at every construction
+        network = build_network(
+            model.plans_manager, model.configuration, model.dataset_json, str(checkpoint["trainer_name"])
+        )
+        predictor = nnUNetPredictor(
+            tile_step_size=ensemble.step_size,
+            use_gaussian=ensemble.use_gaussian,
+            use_mirroring=ensemble.mirroring,
+            perform_everything_on_device=device.type == "cuda",
+            device=device,
+            allow_tqdm=False,
+        )
+    try:
+        network.load_state_dict(checkpoint["network_weights"])
+    except RuntimeError as err:
+        raise UserError(f"{model.checkpoint_file(fold)}: does not fit the network in {model.folder / 'plans.json'}.") from err
+    network.requires_grad_(False)
+    predictor.manual_initialization(
+        network.to(device).eval(),
+        model.plans_manager,
+        model.configuration_manager,
+        None,
+        model.dataset_json,
+        str(checkpoint["trainer_name"]),
+        checkpoint.get("inference_allowed_mirroring_axes"),
+    )
+    return predictor
