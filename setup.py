@@ -1,4 +1,4 @@
-"""Package map, entry points and the start-up hook that lets nnU-Net find the trainers (docs/explanation/architecture.md)."""
+"""Package map and the start-up hook that lets nnU-Net find the trainers (docs/explanation/architecture.md)."""
 
 from pathlib import Path
 
@@ -62,6 +62,5 @@ setup(
     packages=[*find_packages(include=["nnunet_kd", "nnunet_kd.*"]), "nnunet_kd.trainers", "nnunet_kd.plans"],
     package_dir={"nnunet_kd.trainers": "trainers", "nnunet_kd.plans": "plans"},
     package_data={"nnunet_kd.plans": ["*.json"], "nnunet_kd": ["py.typed"]},
-    entry_points={"console_scripts": ["nnUNetv2_kd = nnunet_kd.cli:main"]},
     cmdclass={"build_py": BuildPyWithHook, "editable_wheel": EditableWheelWithHook},
 )

@@ -17,7 +17,9 @@ from nnunet_kd.errors import UserError
 T = TypeVar("T")
 
 
-def _number(default: Any, doc: str, minimum: float | None = None, above: float | None = None, maximum: float | None = None) -> Any:
+def _number(
+    default: Any, doc: str, minimum: float | None = None, above: float | None = None, maximum: float | None = None
+) -> Any:
     return field(default=default, metadata={"doc": doc, "minimum": minimum, "above": above, "maximum": maximum})
 
 
@@ -47,7 +49,8 @@ class Schedule:
         maximum=2**32 - 1,
     )
     precision: Literal["default", "bf16", "fp32"] = _value(
-        "default", "default: nnU-Net's (float16 autocast on CUDA, float32 elsewhere); bf16: bfloat16 autocast on any device"
+        "default",
+        "default: nnU-Net's (float16 autocast on CUDA, float32 elsewhere); bf16: bfloat16 autocast on any device",
     )
 
 
@@ -59,7 +62,9 @@ class Optimizer:
     initial_lr: float = _number(1e-2, "initial learning rate", above=0)
     weight_decay: float = _number(3e-5, "weight decay", minimum=0)
     momentum: float = _number(0.99, "Nesterov momentum (sgd only)", minimum=0, maximum=1)
-    lr_schedule: Literal["poly", "cosine", "constant"] = _value("poly", "learning rate over the epochs; poly has exponent 0.9")
+    lr_schedule: Literal["poly", "cosine", "constant"] = _value(
+        "poly", "learning rate over the epochs; poly has exponent 0.9"
+    )
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ class Teacher:
     folder: str = _value(
         "", "TRAINER__PLANS__CONFIGURATION below nnUNet_results/DatasetXXX_NAME, or a path to a model folder (required)"
     )
-    folds: tuple[int | str, ...] | None = _value(None, "folds to use (integers or \"all\"); null: every finished fold")
+    folds: tuple[int | str, ...] | None = _value(None, 'folds to use (integers or "all"); null: every finished fold')
     checkpoint: str = _value("checkpoint_final.pth", "checkpoint file inside a fold's folder")
 
 
@@ -87,7 +92,8 @@ class Ensemble:
 
     name: str = _value("ensemble", "readable part of the store's folder name (letters, digits, '-', '_', '.')")
     combine: Literal["probabilities", "logits"] = _value(
-        "probabilities", "probabilities: as nnUNetv2_ensemble; logits: as nnUNetv2_predict over the folds of one model folder"
+        "probabilities",
+        "probabilities: as nnUNetv2_ensemble; logits: as nnUNetv2_predict over the folds of one model folder",
     )
     membership: Literal["all", "out_of_fold", "same_fold"] = _value(
         "all",
@@ -97,6 +103,14 @@ class Ensemble:
     mirroring: bool = _value(True, "teachers predict with their test-time mirroring")
     step_size: float = _number(0.5, "sliding-window step as a fraction of the patch", above=0, maximum=1)
     use_gaussian: bool = _value(True, "Gaussian weighting of sliding windows")
+    precision: Literal["default", "bf16"] = _value(
+        "default",
+        "default: as nnUNetv2_predict (float16 autocast on CUDA, float32 elsewhere); bf16: bfloat16 autocast on the CPU too",
+    )
+    from_folder: str | None = _value(
+        None,
+        "folder of probability maps (CASE.npz as nnU-Net writes them, original geometry) that takes the place of teachers",
+    )
 
 
 @dataclass(frozen=True)
@@ -149,9 +163,12 @@ class Student:
 
     architecture: str = _value("same", "how the plans' network was derived from the base plans; for the record")
     start: Literal["random", "best_member"] = _value(
-        "random", "initial weights; best_member: those of the teacher fold with the highest validation Dice (same architecture)"
+        "random",
+        "initial weights; best_member: those of the teacher fold with the highest validation Dice (same architecture)",
     )
-    mirroring: bool = _value(False, "let nnUNetv2_predict mirror the student at test time (8 passes in 3D instead of 1)")
+    mirroring: bool = _value(
+        False, "let nnUNetv2_predict mirror the student at test time (8 passes in 3D instead of 1)"
+    )
     check_teachers: bool = _value(True, "warn when the teachers are not better than their own members or badly trained")
 
 
@@ -218,7 +235,9 @@ def _check_names(config: Any, path: str) -> None:
     if isinstance(config, Teacher) and not config.folder:
         raise UserError(f"{path}.folder: missing; expected TRAINER__PLANS__CONFIGURATION or a path to a model folder.")
     if isinstance(config, Teacher) and (not config.checkpoint or set(config.checkpoint) & set("/\\")):
-        raise UserError(f"{path}.checkpoint: found {config.checkpoint!r}, expected a file name such as checkpoint_final.pth.")
+        raise UserError(
+            f"{path}.checkpoint: found {config.checkpoint!r}, expected a file name such as checkpoint_final.pth."
+        )
     if isinstance(config, Ensemble):
         if not config.name or not all(c.isalnum() or c in "-_." for c in config.name) or config.name.startswith("."):
             raise UserError(f"{path}.name: found {config.name!r}, expected letters, digits, '-', '_' and '.'.")

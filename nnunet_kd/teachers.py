@@ -144,7 +144,9 @@ def _find_teacher(teacher: Teacher, dataset_results: Path) -> TeacherModel:
         raise UserError(f"teacher {folder}: no such model folder; {mend}.")
     if teacher.folds is None:
         found = sorted(p.parent.name.removeprefix("fold_") for p in folder.glob(f"fold_*/{teacher.checkpoint}"))
-        folds: tuple[int | str, ...] = tuple(int(f) for f in found if f.isdecimal()) or tuple(f for f in found if f == "all")
+        folds: tuple[int | str, ...] = tuple(int(f) for f in found if f.isdecimal()) or tuple(
+            f for f in found if f == "all"
+        )
     else:
         folds = teacher.folds
     model = TeacherModel(folder, parts[2], folds, teacher.checkpoint)
@@ -157,7 +159,9 @@ def _find_teacher(teacher: Teacher, dataset_results: Path) -> TeacherModel:
     return model
 
 
-def build_network(plans_manager: PlansManager, configuration: str, dataset_json: dict, trainer_name: str) -> torch.nn.Module:
+def build_network(
+    plans_manager: PlansManager, configuration: str, dataset_json: dict, trainer_name: str
+) -> torch.nn.Module:
     """Builds a trainer's network for inference (deep supervision off), with random weights."""
     cm = plans_manager.get_configuration(configuration)
     inputs = determine_num_input_channels(plans_manager, cm, dataset_json)
@@ -197,7 +201,9 @@ def load_predictor(model: TeacherModel, fold: int | str, ensemble: Ensemble, dev
     try:
         network.load_state_dict(checkpoint["network_weights"])
     except RuntimeError as err:
-        raise UserError(f"{model.checkpoint_file(fold)}: does not fit the network in {model.folder / 'plans.json'}.") from err
+        raise UserError(
+            f"{model.checkpoint_file(fold)}: does not fit the network in {model.folder / 'plans.json'}."
+        ) from err
     network.requires_grad_(False)
     predictor.manual_initialization(
         network.to(device).eval(),

@@ -1,5 +1,6 @@
 """What a user passes to ``nnUNetv2_train -tr``."""
 
+from nnunet_kd.trainers.nnUNetTrainerKDEnsemble import nnUNetTrainerKDEnsemble
 from nnunet_kd.trainers.nnUNetTrainerKDTeacher import nnUNetTrainerKDTeacher
 
-__all__ = ["nnUNetTrainerKDTeacher"]
+__all__ = ["nnUNetTrainerKDEnsemble", "nnUNetTrainerKDTeacher"]

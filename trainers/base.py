@@ -107,7 +107,9 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
             self.optimizer.step()
         return {"loss": loss.detach().cpu().numpy(), **{k: v.detach().cpu().numpy() for k, v in terms.items()}}
 
-    def compute_loss(self, output: Any, target: Any, data: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def compute_loss(
+        self, output: Any, target: Any, data: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Training loss and its named terms; the base class knows the hard-label loss only.
 
         Args:

@@ -3,8 +3,6 @@
 Softmax labels store the C - 1 foreground classes; background is what is missing to the whole. Regions store all R sigmoids.
 """
 
-from typing import Any
-
 import numpy as np
 
 ONE = 255
@@ -55,8 +53,3 @@ def decode(stored: np.ndarray, regions: bool) -> np.ndarray:
         return values
     background = 1 - values.sum(axis=0, keepdims=True)
     return np.concatenate((np.clip(background, 0, 1), values), axis=0)
-
-
-def argmax_labels(stored: np.ndarray, label_manager: Any) -> np.ndarray:
-    """The segmentation (z, y, x) that stored soft labels stand for, by nnU-Net's own rule for softmax and for regions."""
-    return np.asarray(label_manager.convert_probabilities_to_segmentation(decode(stored, label_manager.has_regions)))

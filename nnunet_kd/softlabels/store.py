@@ -71,12 +71,16 @@ class SoftLabelStore:
         try:
             manifest = json.loads(file.read_text())
             if manifest["format"] != FORMAT:
-                raise UserError(f"{file}: has format {manifest['format']}, this version reads {FORMAT}; export it again.")
+                raise UserError(
+                    f"{file}: has format {manifest['format']}, this version reads {FORMAT}; export it again."
+                )
             return cls(folder, manifest)
         except FileNotFoundError:
             raise UserError(f"{folder}: no soft labels here; make them with nnUNetv2_kd softlabels.") from None
         except (OSError, ValueError, KeyError, TypeError) as err:
-            raise UserError(f"{file}: not a manifest of soft labels ({err!r}); remove the folder and export again.") from err
+            raise UserError(
+                f"{file}: not a manifest of soft labels ({err!r}); remove the folder and export again."
+            ) from err
 
     def file(self, case: str) -> Path:
         """Path of a case's array.
@@ -131,7 +135,8 @@ class SoftLabelStore:
 
     def record(self, case: str) -> dict[str, Any]:
         """What was written with a case: shape, dtype, sha256 and the exporter's record."""
-        return json.loads(self.read(case).schunk.vlmeta[_RECORD])
+        array = self.read(case)  # its schunk lives no longer than the array
+        return json.loads(array.schunk.vlmeta[_RECORD])
 
     def verify(self, shapes: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, str | None]]:
         """Checks every case, yielding (case, None) or (case, what is wrong).
@@ -171,7 +176,9 @@ def _write_whole(target: Path, save: Any) -> None:
             os.fsync(f.fileno())
         os.replace(temporary, target)
     except OSError as err:
-        raise UserError(f"{target}: cannot be written ({err.strerror or err}); free some space or mend the permissions.") from err
+        raise UserError(
+            f"{target}: cannot be written ({err.strerror or err}); free some space or mend the permissions."
+        ) from err
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,0 +1,199 @@
+"""``nnUNetv2_kd plan``."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    from nnunet_kd.config import KDConfig
+    from nnunet_kd.planning.cost import PredictionCost
+
+DEFAULT_TRAINER = "nnUNetTrainer"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``plan``; nnU-Net's letters keep their meanings."""
+    parser.add_argument("-d", required=True, metavar="DATASET", help="data set ID or name")
+    parser.add_argument(
+        "-c", nargs="+", metavar="CONFIGURATION", help="configurations to keep; default: all of the base plans"
+    )
+    parser.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="base plans; default: nnUNetPlans")
+    parser.add_argument(
+        "-tr",
+        metavar="TRAINER",
+        help=f"trainer of the default teachers TRAINER__PLANS__CONFIGURATION; default: {DEFAULT_TRAINER}",
+    )
+    parser.add_argument(
+        "--teachers",
+        nargs="+",
+        default=[],
+        metavar="TEACHER",
+        help="model folders, TRAINER__PLANS__CONFIGURATION or a path, each with optional folds (:0,1,2 or :all); "
+        "default: every finished fold of TRAINER__PLANS__CONFIGURATION",
+    )
+    parser.add_argument("--recipe", metavar="RECIPE", help="preset of the kd block: hinton2015, noothout2022")
+    parser.add_argument(
+        "--student",
+        metavar="SPEC",
+        help="network as a change of the base plans': same (default), width=0.25, depth=-1 (stages removed), params=500k "
+        "(budget), or several joined by commas",
+    )
+    parser.add_argument(
+        "--role", choices=("teacher", "student"), help="which trainers the plans are for; default: student"
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="values of the kd block, for example schedule.num_epochs=100",
+    )
+    parser.add_argument(
+        "--batch_size", type=int, metavar="N", help="batch size of the configurations; default: the base plans'"
+    )
+    parser.add_argument(
+        "-o", metavar="NAME", help="name of the new plans; default: PLANSKD_SPEC, for example nnUNetPlansKD_width0p25"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace KD plans of the same name")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Writes KD plans, compares teachers and student, prints the next commands."""
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    from nnunet_kd.config import Teacher
+    from nnunet_kd.errors import UserError
+    from nnunet_kd.planning import plans as planning
+    from nnunet_kd.planning.recipes import load_recipe
+    from nnunet_kd.teachers import load_json_file
+
+    if args.batch_size is not None and args.batch_size < 1:
+        raise UserError(f"--batch_size {args.batch_size}: expected at least 1.")
+    if args.tr and (args.teachers or args.role == "teacher"):
+        raise UserError(
+            "-tr: names the trainer of the default teachers; leave it out beside --teachers and --role teacher."
+        )
+    preprocessed, results = planning.dataset_folders(args.d)
+    base = planning.load_base_plans(preprocessed, args.p)
+    chosen = list(dict.fromkeys(args.c or base["configurations"]))
+    order = planning.training_order(base, chosen)
+    dataset_json = load_json_file(preprocessed / "dataset.json")
+
+    recipe = load_recipe(args.recipe) if args.recipe else None
+    teachers = [planning.parse_teacher(t, results) for t in args.teachers]
+    if args.tr not in (None, DEFAULT_TRAINER):
+        teachers = [Teacher(folder=f"{args.tr}__{args.p}__{c}") for c in chosen]
+    config = planning.make_kd_block(recipe, args.role, args.p, args.student, teachers, args.set)
+    name = planning.check_plans_name(args.o or planning.default_plans_name(args.p, config))
+    file = preprocessed / f"{name}.json"
+    planning.check_target(file, args.p, args.overwrite)
+
+    plans = planning.compose_plans(base, name, chosen, config, dataset_json, args.batch_size)
+    tables, missing = compare(PlansManager(base), PlansManager(plans), order, dataset_json, config, results)
+    planning.write_plans(plans, file)
+
+    print(f"Wrote {file}")
+    if recipe:
+        print("\n".join([f"Recipe {recipe.name}: {recipe.source}", *(f"  - {n}" for n in recipe.notes)]))
+    print(tables)
+    for note in notes(PlansManager(plans), order, config, preprocessed, args.d):
+        print(f"\nNote: {note}")
+    print("\n" + next_commands(PlansManager(plans), order, config, args.d, missing))
+
+
+def compare(
+    base: "PlansManager",
+    plans: "PlansManager",
+    order: Sequence[str],
+    dataset_json: dict,
+    config: "KDConfig",
+    results: Path,
+) -> tuple[str, list[str]]:
+    """One table per configuration, and the configurations whose default teacher is not trained yet."""
+    from nnunet_kd.planning.cost import LEGEND, format_table, measure
+
+    parts, missing = [], []
+    for c in order:
+        rows = [] if config.role == "teacher" else teacher_costs(c, base.plans_name, config, results)
+        if not rows:
+            missing.append(c)
+            rows = [measure(base, c, dataset_json, f"{base.plans_name} {c}", mirrored=config.ensemble.mirroring)]
+        mirrored = config.student.mirroring or config.role == "teacher"
+        own = measure(plans, c, dataset_json, f"{plans.plans_name} ({config.role})", mirrored=mirrored)
+        parts.append(f"\n{c}\n{format_table(rows, own)}")
+    words = {True: "mirrored", False: "not mirrored"}
+    use = f"teachers {words[config.ensemble.mirroring]}, {config.role} {words[mirrored]}"
+    return "\n".join([*parts, "", LEGEND.format(use=use)]), missing
+
+
+def teacher_costs(configuration: str, base_plans: str, config: "KDConfig", results: Path) -> "list[PredictionCost]":
+    """Costs of the teachers, from their own folders; empty when the default teacher is not trained yet."""
+    from nnunet_kd.errors import UserError
+    from nnunet_kd.planning.cost import measure
+    from nnunet_kd.teachers import find_teachers
+
+    try:
+        models = find_teachers(config.teachers, results, base_plans, configuration)
+    except UserError:
+        if config.teachers:
+            raise
+        return []
+    return [
+        measure(
+            m.plans_manager,
+            m.configuration,
+            m.dataset_json,
+            m.folder.name,
+            m.folder.name.split("__")[0],
+            len(m.folds),
+            config.ensemble.mirroring,
+        )
+        for m in models
+    ]
+
+
+def notes(
+    plans: "PlansManager", order: Sequence[str], config: "KDConfig", preprocessed: Path, dataset: str
+) -> list[str]:
+    """What a user should know before going on."""
+    result = []
+    for c in order:
+        identifier = plans.get_configuration(c).data_identifier
+        if not (preprocessed / identifier).is_dir():
+            command = f"nnUNetv2_preprocess -d {dataset} -plans_name {config.base_plans} -c {c}"
+            result.append(f"{preprocessed / identifier} is missing; preprocess with: {command}")
+        previous = plans.get_configuration(c).previous_stage_name
+        if previous:
+            result.append(f"{c} refines the prediction of {previous}, whose cost comes on top.")
+    if config.teachers and len(order) > 1:
+        result.append(
+            f"the teachers named teach every configuration of {plans.plans_name}; choose one with -c to change that."
+        )
+    return result
+
+
+def next_commands(
+    plans: "PlansManager", order: Sequence[str], config: "KDConfig", dataset: str, missing: Sequence[str]
+) -> str:
+    """The commands that lead from the plans to a prediction, in order."""
+    p = plans.plans_name
+    lines: list[Any] = ["Next (FOLD: 0, 1, 2, 3, 4 or all):"]
+    for c in order:
+        trainer = "nnUNetTrainerKDTeacher" if config.role == "teacher" else "nnUNetTrainerKDEnsemble"
+        if config.role == "student":
+            if c in missing:
+                lines.append(
+                    f"  nnUNetv2_train {dataset} {c} FOLD -p {config.base_plans}   # the teachers, not trained yet"
+                )
+            lines.append(f"  nnUNetv2_kd softlabels -d {dataset} -c {c} -p {p}")
+        lines.append(f"  nnUNetv2_train {dataset} {c} FOLD -tr {trainer} -p {p}")
+        if config.role == "student":
+            previous = plans.get_configuration(c).previous_stage_name
+            cascade = f" -prev_stage_predictions OUTPUT_OF_{previous}" if previous else ""
+            options = f"-c {c} -f FOLD -tr {trainer} -p {p} -i INPUT -o OUTPUT{cascade}"
+            lines.append(f"  nnUNetv2_predict -d {dataset} {options}")
+    return "\n".join(lines)

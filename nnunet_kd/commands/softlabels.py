@@ -1,0 +1,76 @@
+"""``nnUNetv2_kd softlabels``."""
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """nnU-Net's letters, and what is special to soft labels."""
+    parser.add_argument("-d", required=True, metavar="DATASET", help="data set name or ID")
+    parser.add_argument("-c", default="3d_fullres", metavar="CONFIGURATION", help="student configuration (3d_fullres)")
+    parser.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="student plans (nnUNetPlans)")
+    parser.add_argument("-f", default=None, metavar="FOLD", help="student fold; only for ensemble.membership same_fold")
+    parser.add_argument("-device", default="cuda", choices=["cpu", "cuda", "mps"], help="where the teachers run (cuda)")
+    parser.add_argument("--num_parts", type=int, default=1, help="number of machines that share the export")
+    parser.add_argument("--part_id", type=int, default=0, help="which of them this is, from 0")
+    parser.add_argument(
+        "--from",
+        dest="from_folder",
+        metavar="FOLDER",
+        help="import CASE.npz probability maps (as nnU-Net writes them) instead of predicting; recorded in the plans",
+    )
+    parser.add_argument("--verify", action="store_true", help="only check shape and SHA-256 of every case of the store")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Exports, imports or verifies a store, then says what comes next."""
+    from nnunet_kd.environment import dataset_paths
+    from nnunet_kd.softlabels.ensemble import TeachingEnsemble, load_student
+
+    paths = dataset_paths(args.d)
+    fold = int(args.f) if args.f is not None and args.f.isdecimal() else args.f
+    kd, student = load_student(paths.preprocessed / f"{args.p}.json", args.c, paths.raw)
+    if args.from_folder is not None:
+        from nnunet_kd.softlabels.importing import record_import
+
+        kd = record_import(paths.preprocessed / f"{args.p}.json", args.from_folder)
+    ensemble = TeachingEnsemble.resolve(kd, student, paths.results, fold)
+    if args.verify:
+        _verify(ensemble)
+    else:
+        _export(ensemble, args)
+
+
+def _export(ensemble, args: argparse.Namespace) -> None:
+    from nnunet_kd.environment import torch_device
+    from nnunet_kd.softlabels.export import Exporter, shard
+
+    cases = shard(ensemble.student.dataset.identifiers, args.num_parts, args.part_id)
+    print(f"ensemble {ensemble.ensemble_id}: {ensemble.describe()}")
+    summary = Exporter(ensemble, torch_device(args.device)).run(cases)
+    store = ensemble.open_store()
+    size = sum(store.file(c).stat().st_size for c in store.cases())
+    print(
+        f"{summary.written} cases written in {summary.seconds:.1f} s, {summary.already_there} were there already; "
+        f"{len(store.cases())} cases, {size / 1e6:.2f} MB in {store.folder}"
+    )
+    print(f"Next: nnUNetv2_train {args.d} {args.c} FOLD -tr nnUNetTrainerKDEnsemble -p {args.p}")
+
+
+def _verify(ensemble) -> None:
+    from tqdm import tqdm
+
+    from nnunet_kd.errors import UserError
+    from nnunet_kd.softlabels.geometry import CaseSpace
+    from nnunet_kd.softlabels.store import SoftLabelStore
+
+    store = SoftLabelStore.open(ensemble.store_folder)
+    student = ensemble.student
+    shapes = {c: CaseSpace.load(student, c).shape for c in student.dataset.identifiers}
+    results = list(tqdm(store.verify(shapes), total=len({*shapes, *store.cases()}), desc="verify", unit="case"))
+    bad = [f"{case}: {fault}" for case, fault in results if fault is not None]
+    if bad:
+        raise UserError(
+            f"{store.folder}: {len(bad)} of {len(results)} cases are not as they should be ({'; '.join(bad[:10])}); remove those "
+            "files and export again."
+        )
+    print(f"{len(results)} cases are whole: {store.folder}")

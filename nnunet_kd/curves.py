@@ -1,0 +1,32 @@
+"""Training curves of loss terms, below nnU-Net's own in ``progress.png``."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+
+def append_curves(progress_png: Path, curves: Mapping[str, Sequence[float]]) -> None:
+    """Adds one panel with a curve per loss term at the bottom of nnU-Net's ``progress.png``.
+
+    Args:
+        progress_png: the file as nnU-Net has just drawn it.
+        curves: name -> one value per epoch.
+    """
+    above = plt.imread(progress_png)
+    dpi = 100
+    with plt.rc_context({"font.size": 28}):
+        figure, axes = plt.subplots(figsize=(above.shape[1] / dpi, 16), dpi=dpi)
+        for name, values in curves.items():
+            axes.plot(range(len(values)), values, linewidth=4, label=name)
+        axes.set(xlabel="epoch", ylabel="weighted loss term")
+        axes.grid(visible=True, alpha=0.4)
+        axes.legend(loc="upper right")
+        figure.canvas.draw()
+        below = np.asarray(figure.canvas.buffer_rgba(), dtype=np.float32) / 255
+        plt.close(figure)
+    plt.imsave(progress_png, np.concatenate((above[..., :3], below[:, : above.shape[1], :3])))

@@ -1,0 +1,1 @@
+"""Soft labels in nnU-Net's data loader and augmentation, without touching either."""

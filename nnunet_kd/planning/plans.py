@@ -1,0 +1,270 @@
+"""KD plans: base plans with chosen configurations, scaled networks and a ``"kd"`` block; the preprocessed data are shared."""
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+from nnunet_kd.config import KDConfig, Teacher, apply_settings, from_dict, to_dict
+from nnunet_kd.errors import UserError
+from nnunet_kd.planning.cost import count_parameters
+from nnunet_kd.planning.recipes import Recipe
+from nnunet_kd.planning.student import StudentSpec, parse_student, student_architecture
+from nnunet_kd.teachers import load_json_file
+
+
+def dataset_folders(dataset: str) -> tuple[Path, Path]:
+    """Folders of a data set, given by ID or name, below nnUNet_preprocessed and nnUNet_results.
+
+    Raises:
+        UserError: when one of the two variables is unset, or the data set is not known or not preprocessed.
+    """
+    for variable in (nnUNet_preprocessed, nnUNet_results):
+        if not variable.is_set():
+            raise UserError(f"{variable.env_var_name} is not set; set it to the folder that nnU-Net uses.")
+    try:
+        name = str(maybe_convert_to_dataset_name(dataset))
+    except (RuntimeError, ValueError) as err:
+        raise UserError(
+            f"-d {dataset}: not a data set below {nnUNet_preprocessed} ({str(err).splitlines()[0]})."
+        ) from err
+    preprocessed = Path(nnUNet_preprocessed) / name
+    if not preprocessed.is_dir():
+        raise UserError(
+            f"{preprocessed}: no such folder; make it with: nnUNetv2_plan_and_preprocess -d {dataset} --verify_dataset_integrity"
+        )
+    return preprocessed, Path(nnUNet_results) / name
+
+
+def load_base_plans(preprocessed: Path, plans_name: str) -> dict[str, Any]:
+    """Reads base plans; configurations of plans older than nnU-Net 2.5 get an ``architecture``.
+
+    Raises:
+        UserError: when the file is missing, with the command that makes it, or unreadable.
+    """
+    file = preprocessed / f"{plans_name}.json"
+    if not file.is_file():
+        raise UserError(
+            f"{file}: no such plans; make them with: nnUNetv2_plan_and_preprocess -d {preprocessed.name[7:10]}, "
+            "or name others with -p."
+        )
+    plans = load_json_file(file)
+    for name, configuration in plans["configurations"].items():
+        if "UNet_class_name" in configuration:
+            plans["configurations"][name] = ConfigurationManager(configuration).configuration
+    return plans
+
+
+def parse_teacher(text: str, dataset_results: Path) -> Teacher:
+    """Reads ``TRAINER__PLANS__CONFIGURATION[:FOLDS]`` or ``PATH[:FOLDS]``; FOLDS is ``0,1,2`` or ``all``.
+
+    Raises:
+        UserError: for folds that are neither.
+    """
+    folder, colon, folds = text.rpartition(":")
+    if not colon or set(folds) & set("/\\"):  # the colon of a Windows drive
+        folder, folds = text, ""
+    elif not re.fullmatch(r"all|\d+(,\d+)*", folds):
+        raise UserError(f"--teachers {text}: found the folds {folds!r}, expected for example :0,1,2 or :all.")
+    if set(folder) & set("/\\"):
+        path = Path(folder).expanduser().resolve()
+        folder = path.name if path.parent == dataset_results.resolve() else str(path)
+    chosen = tuple(dict.fromkeys(f if f == "all" else int(f) for f in folds.split(","))) if folds else None
+    return Teacher(folder=folder, folds=chosen)
+
+
+def make_kd_block(
+    recipe: Recipe | None,
+    role: str | None,
+    base_plans: str,
+    student: str | None,
+    teachers: Sequence[Teacher],
+    settings: Sequence[str],
+) -> KDConfig:
+    """The validated ``"kd"`` block: recipe, then the named options, then ``key=value`` settings; later ones win.
+
+    A ``"kd"`` block of the base plans is not taken over.
+
+    Raises:
+        UserError: for values that are unknown, impossible or contradict each other.
+    """
+    block = deepcopy(recipe.kd) if recipe else {}
+    if role:
+        block["role"] = role
+    if student:
+        block.setdefault("student", {})["architecture"] = re.sub(r"\s", "", student)
+    if teachers:
+        block["teachers"] = [to_dict(t) for t in teachers]
+    block = apply_settings(block, list(settings))
+    block |= {"recipe": recipe.name if recipe else None, "base_plans": base_plans}
+    config = from_dict(KDConfig, block, "kd")
+    same = parse_student(config.student.architecture) == StudentSpec()
+    if config.role == "student" and config.student.start == "best_member" and not same:
+        raise UserError(
+            f"kd.student.start: best_member needs the teachers' architecture, found --student {config.student.architecture}; "
+            "use --student same or --set student.start=random."
+        )
+    if config.role == "teacher" and config.teachers:
+        raise UserError("--teachers: plans for a teacher need none; leave them out or use --role student.")
+    return config
+
+
+def check_plans_name(name: str) -> str:
+    """Returns a name that nnU-Net can put into a model folder's name.
+
+    Raises:
+        UserError: for characters other than letters, digits, ``-`` and ``_``, and for ``__``.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or "__" in name or name.endswith("_"):
+        raise UserError(f"-o {name}: expected letters, digits, '-' and single '_', without .json.")
+    return name
+
+
+def default_plans_name(base_plans: str, config: KDConfig) -> str:
+    """``nnUNetPlansKD_width0p25`` for a student, ``nnUNetPlansKDTeacher`` for a teacher of the same architecture."""
+    role = "Teacher" if config.role == "teacher" else ""
+    spec = config.student.architecture
+    if role and spec == "same":
+        return f"{base_plans}KDTeacher"
+    return f"{base_plans}KD{role}_" + spec.replace("=", "").replace(",", "_").replace(".", "p")
+
+
+def training_order(plans: dict[str, Any], chosen: Sequence[str]) -> list[str]:
+    """Chosen configurations, each after the previous stages that its cascade needs.
+
+    Raises:
+        UserError: for a configuration that the plans do not have.
+    """
+    manager = PlansManager(plans)
+    order: list[str] = []
+    for configuration in chosen:
+        stages: list[str] = []
+        stage: str | None = configuration
+        while stage is not None and stage not in stages:
+            if stage not in manager.available_configurations:
+                there = ", ".join(manager.available_configurations)
+                raise UserError(f"-c {stage}: no such configuration in {plans['plans_name']}; there are {there}.")
+            stages.insert(0, stage)
+            stage = manager.get_configuration(stage).previous_stage_name
+        order += [s for s in stages if s not in order]
+    return order
+
+
+def compose_plans(
+    base: dict[str, Any],
+    name: str,
+    chosen: Sequence[str],
+    config: KDConfig,
+    dataset_json: dict[str, Any],
+    batch_size: int | None = None,
+) -> dict[str, Any]:
+    """KD plans from base plans.
+
+    Kept are the chosen configurations, those they inherit from and their previous stages. A network that several
+    configurations inherit is scaled once, where it is defined.
+
+    Args:
+        base: base plans.
+        name: name of the new plans, equal to the file name's stem.
+        chosen: configurations to keep.
+        config: the ``"kd"`` block; ``config.student.architecture`` says how networks are scaled.
+        dataset_json: gives input channels and classes, for a budget of parameters.
+        batch_size: replaces the batch size of the chosen configurations.
+
+    Raises:
+        UserError: for configurations that are missing and networks that cannot be scaled as asked.
+    """
+    plans = deepcopy(base)
+    ancestors = _ancestors(base)
+    kept = {a for c in training_order(base, chosen) for a in (c, *ancestors[c])}
+    configurations = {c: v for c, v in plans["configurations"].items() if c in kept}
+    plans |= {"plans_name": name, "configurations": configurations, "kd": to_dict(config)}
+    for c, configuration in configurations.items():
+        _keep_next_stages(configuration, kept)
+        if batch_size is not None and c in chosen:
+            configuration["batch_size"] = batch_size
+
+    spec = parse_student(config.student.architecture)
+    for c, configuration in configurations.items():
+        if "architecture" not in configuration:
+            continue
+        users = [k for k in kept if _source_of_architecture(k, base, ancestors) == c]
+
+        def count(architecture: dict[str, Any], c: str = c, users: list[str] = users) -> int:
+            trial = {
+                **plans,
+                "configurations": {**configurations, c: {**configurations[c], "architecture": architecture}},
+            }
+            return max(count_parameters(trial, user, dataset_json) for user in users)
+
+        where = f"{base['plans_name']}, {c}"
+        configuration["architecture"] = student_architecture(configuration["architecture"], spec, count, where)
+    return plans
+
+
+def _ancestors(plans: dict[str, Any]) -> dict[str, list[str]]:
+    """Configurations that each configuration inherits from, nearest first."""
+    result = {}
+    for name in plans["configurations"]:
+        chain: list[str] = []
+        parent = plans["configurations"][name].get("inherits_from")
+        while parent is not None and parent not in chain:
+            if parent not in plans["configurations"]:
+                raise UserError(f"{plans['plans_name']}: {name} inherits from {parent}, which is not there.")
+            chain.append(parent)
+            parent = plans["configurations"][parent].get("inherits_from")
+        result[name] = chain
+    return result
+
+
+def _source_of_architecture(name: str, plans: dict[str, Any], ancestors: dict[str, list[str]]) -> str | None:
+    return next((c for c in (name, *ancestors[name]) if "architecture" in plans["configurations"][c]), None)
+
+
+def _keep_next_stages(configuration: dict[str, Any], kept: set[str]) -> None:
+    stages = configuration.get("next_stage")
+    if stages is None:
+        return
+    left = [s for s in ([stages] if isinstance(stages, str) else stages) if s in kept]
+    if not left:
+        del configuration["next_stage"]
+    elif not isinstance(stages, str):
+        configuration["next_stage"] = left
+
+
+def check_target(file: Path, base_plans: str, overwrite: bool) -> None:
+    """Refuses to write over anything but KD plans, and over those unless ``overwrite``.
+
+    Raises:
+        UserError: says what is there and how to go on.
+    """
+    if file.stem == base_plans:
+        raise UserError(f"-o {file.stem}: is the name of the base plans; choose another.")
+    if not file.exists():
+        return
+    if not overwrite:
+        raise UserError(f"{file}: exists; choose another name with -o, or add --overwrite.")
+    if "kd" not in load_json_file(file):
+        raise UserError(
+            f"{file}: was not written by nnUNetv2_kd plan and is not overwritten; choose another name with -o."
+        )
+
+
+def write_plans(plans: dict[str, Any], file: Path) -> None:
+    """Writes plans whole or not at all."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as f:
+            json.dump(plans, f, indent=4)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,198 @@
+"""Which teachers teach which case, and the identity of what they teach."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+import nnunet_kd
+from nnunet_kd.config import KDConfig
+from nnunet_kd.errors import UserError
+from nnunet_kd.softlabels.geometry import StudentSpace, check_labels
+from nnunet_kd.softlabels.store import FORMAT, SoftLabelStore
+from nnunet_kd.teachers import TeacherModel, find_teachers, load_json_file
+
+
+@dataclass(frozen=True)
+class TeachingEnsemble:
+    """The teachers of a ``"kd"`` block for one student configuration and, for ``same_fold``, one fold."""
+
+    kd: KDConfig
+    student: StudentSpace
+    models: tuple[TeacherModel, ...]
+    fold: int | str | None
+
+    @classmethod
+    def resolve(
+        cls, kd: KDConfig, student: StudentSpace, dataset_results: Path, fold: int | str | None
+    ) -> "TeachingEnsemble":
+        """Finds and checks the teachers.
+
+        Args:
+            kd: the ``"kd"`` block.
+            student: the student's geometry.
+            dataset_results: ``nnUNet_results/DatasetXXX_NAME``.
+            fold: the student's fold; needed for membership ``same_fold`` only.
+
+        Raises:
+            UserError: for missing or unfit teachers, or a membership that leaves none.
+        """
+        if kd.ensemble.from_folder is not None:
+            return cls(kd, student, (), fold)
+        base = kd.base_plans or student.plans_manager.plans_name
+        models = tuple(find_teachers(kd.teachers, dataset_results, base, student.configuration))
+        for model in models:
+            check_labels(student, model)
+        ensemble = cls(kd, student, models, fold)
+        if kd.ensemble.membership != "same_fold":
+            return ensemble
+        if fold is None:
+            raise UserError(
+                "kd.ensemble.membership is same_fold: the soft labels belong to one fold of the student; name it, -f."
+            )
+        mine = ensemble.training_cases(student.plans_manager.dataset_name, fold)
+        kept = tuple(
+            m.without_folds([f for f in m.folds if ensemble.training_cases(m.plans_manager.dataset_name, f) == mine])
+            for m in models
+        )
+        kept = tuple(m for m in kept if m.folds)
+        if not kept:
+            raise UserError(
+                f"kd.ensemble.membership is same_fold, but no teacher was trained on exactly the cases of fold {fold}; train "
+                f"teachers on fold {fold} or use membership all or out_of_fold."
+            )
+        return cls(kd, student, kept, fold)
+
+    def training_cases(self, dataset_name: str, fold: int | str) -> frozenset[str]:
+        """Cases of the student's data set that a fold trains on; none when the fold belongs to another data set.
+
+        Raises:
+            UserError: when ``splits_final.json`` does not define the fold.
+        """
+        if dataset_name != self.student.plans_manager.dataset_name:
+            return frozenset()
+        if fold == "all":
+            return frozenset(self.student.dataset.identifiers)
+        if not 0 <= int(fold) < len(self._splits):
+            raise UserError(
+                f"{self.student.preprocessed / 'splits_final.json'}: defines {len(self._splits)} folds, not fold {fold}; membership "
+                f"{self.kd.ensemble.membership} needs to know which cases a teacher has seen."
+            )
+        return frozenset(self._splits[int(fold)]["train"])
+
+    @cached_property
+    def _splits(self) -> list[Mapping[str, Any]]:
+        file = self.student.preprocessed / "splits_final.json"
+        return json.loads(file.read_text()) if file.is_file() else []
+
+    def models_for(self, case: str) -> tuple[TeacherModel, ...]:
+        """Teachers of a case, by ``kd.ensemble.membership``.
+
+        Raises:
+            UserError: when every teacher has trained on the case and the membership is ``out_of_fold``.
+        """
+        if self.kd.ensemble.membership != "out_of_fold":
+            return self.models
+        chosen = tuple(
+            m.without_folds([f for f in m.folds if case not in self.training_cases(m.plans_manager.dataset_name, f)])
+            for m in self.models
+        )
+        chosen = tuple(m for m in chosen if m.folds)
+        if not chosen:
+            raise UserError(
+                f"case {case}: every teacher was trained on it, membership out_of_fold leaves none; train the other folds or use "
+                "membership all."
+            )
+        return chosen
+
+    def seen_by_teachers(self, cases: list[str]) -> list[str]:
+        """Those of ``cases`` that some teacher was trained on: results on them are optimistic."""
+        trained: set[str] = set()
+        for model in self.models:
+            for fold in model.folds:
+                if fold == "all" or int(fold) < len(self._splits):
+                    trained |= self.training_cases(model.plans_manager.dataset_name, fold)
+        return [c for c in cases if c in trained]
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What makes the soft labels what they are; two ensembles with equal identity have equal soft labels."""
+        e = self.kd.ensemble
+        identity: dict[str, Any] = {"dtype": self.kd.store.dtype, "data_identifier": self.student.folder.name}
+        if e.from_folder is not None:
+            source = Path(e.from_folder).expanduser()
+            files = [(f.name, f.stat().st_size) for f in sorted(source.glob("*.npz"))]
+            return {**identity, "from_folder": str(source.resolve()), "files_sha256": _digest(files)}
+        identity |= {k: getattr(e, k) for k in ("combine", "membership", "mirroring", "step_size", "use_gaussian", "precision")}
+        identity["teachers"] = [
+            {
+                "dataset": m.plans_manager.dataset_name,
+                "model": m.folder.name,
+                "checkpoint": m.checkpoint,
+                "folds": {str(f): m.checkpoint_sha256(f) for f in m.folds},
+            }
+            for m in self.models
+        ]
+        if e.membership == "out_of_fold":
+            identity["splits_sha256"] = _digest(self._splits)
+        return identity
+
+    @property
+    def ensemble_id(self) -> str:
+        """Readable name and a short hash of :attr:`identity`."""
+        return f"{self.kd.ensemble.name}-{_digest(self.identity)[:10]}"
+
+    @property
+    def store_folder(self) -> Path:
+        """Where the soft labels live."""
+        return self.student.preprocessed / "kd_softlabels" / self.ensemble_id / self.student.folder.name
+
+    def open_store(self) -> SoftLabelStore:
+        """Opens the ensemble's store, making an empty one where there is none."""
+        labels = self.student.label_manager
+        return SoftLabelStore.create(
+            self.store_folder,
+            {
+                "format": FORMAT,
+                "identity": self.identity,
+                "labels": {
+                    "regions": bool(labels.has_regions),
+                    "heads": int(labels.num_segmentation_heads),
+                    "definition": self.student.dataset_json["labels"],
+                    "regions_class_order": self.student.dataset_json.get("regions_class_order"),
+                },
+                "versions": {"nnunet_kd": nnunet_kd.__version__, "nnunetv2": version("nnunetv2")},
+            },
+        )
+
+    def describe(self) -> str:
+        """One line per model folder, for logs."""
+        if self.kd.ensemble.from_folder is not None:
+            return f"probability maps in {self.kd.ensemble.from_folder}"
+        return "; ".join(f"{m.folder.name} folds {', '.join(map(str, m.folds))}" for m in self.models)
+
+
+def _digest(data: Any) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def load_student(plans_file: Path, configuration: str, raw: Path | None) -> tuple[KDConfig, StudentSpace]:
+    """Reads a plans file in ``nnUNet_preprocessed/DatasetXXX_NAME`` and checks that it has the configuration.
+
+    Raises:
+        UserError: for missing plans, a bad ``"kd"`` block or an unknown configuration.
+    """
+    plans = load_json_file(plans_file)
+    kd = KDConfig.from_plans(plans)
+    if configuration not in plans.get("configurations", {}):
+        raise UserError(
+            f"{plans_file}: has no configuration {configuration!r}, only {', '.join(plans['configurations'])}."
+        )
+    dataset_json = load_json_file(plans_file.parent / "dataset.json")
+    return kd, StudentSpace(PlansManager(plans), configuration, dataset_json, plans_file.parent, raw)

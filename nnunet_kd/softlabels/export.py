@@ -1,0 +1,198 @@
+"""Teachers -> store: every case is predicted once, in the student's geometry."""
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.evaluation.evaluate_predictions import compute_tp_fp_fn_tn, region_or_label_to_mask
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.label_handling.label_handling import LabelManager, convert_labelmap_to_one_hot
+from tqdm import tqdm
+
+from nnunet_kd.errors import UserError
+from nnunet_kd.softlabels.ensemble import TeachingEnsemble
+from nnunet_kd.softlabels.geometry import CaseSpace, choose_path, from_original_geometry, to_student_space
+from nnunet_kd.teachers import TeacherModel, load_predictor
+
+
+@dataclass(frozen=True)
+class ExportSummary:
+    """What an export did; seconds are wall time."""
+
+    written: int
+    already_there: int
+    seconds: float
+
+
+@dataclass
+class Exporter:
+    """Predicts cases with an ensemble; each network is loaded once, when it is first needed."""
+
+    ensemble: TeachingEnsemble
+    device: torch.device
+    _predictors: dict[tuple[Path, int | str], nnUNetPredictor] = field(default_factory=dict)
+
+    def run(self, cases: Sequence[str], progress: bool = True) -> ExportSummary:
+        """Writes those of ``cases`` that the store lacks; loading, predicting and writing overlap.
+
+        Args:
+            cases: case names of the student's preprocessed data.
+            progress: show a progress bar.
+
+        Raises:
+            UserError: for a case that cannot be predicted; cases written so far stay.
+        """
+        store, student = self.ensemble.open_store(), self.ensemble.student
+        todo = store.missing(cases)
+        start = perf_counter()
+        patch = student.configuration_manager.patch_size
+        with ThreadPoolExecutor(1) as loader, ThreadPoolExecutor(1) as writer:
+            writing: Future | None = None
+            loading = loader.submit(self._load, todo[0]) if todo else None
+            for i, name in enumerate(tqdm(todo, desc="soft labels", unit="case", disable=not progress)):
+                assert loading is not None
+                case, inputs = loading.result()
+                loading = loader.submit(self._load, todo[i + 1]) if i + 1 < len(todo) else None
+                if name in store:  # another exporter was faster
+                    continue
+                probabilities = self.predict(case, inputs)
+                if writing is not None:
+                    writing.result()
+                writing = writer.submit(self._write, store, case, probabilities, patch)
+            if writing is not None:
+                writing.result()
+        return ExportSummary(len(todo), len(cases) - len(todo), perf_counter() - start)
+
+    def predict(self, case: CaseSpace, inputs: dict[Path, tuple[torch.Tensor, dict]]) -> np.ndarray:
+        """The ensemble's probabilities (C, z, y, x) of a case, float32.
+
+        ``combine: probabilities`` averages over all members (Noothout et al. 2022, Section 2.2, and nnUNetv2_ensemble).
+        ``combine: logits`` averages the logits of one model folder's folds as nnUNetv2_predict does, then the probabilities of
+        the model folders as nnUNetv2_ensemble does.
+        """
+        if self.ensemble.kd.ensemble.from_folder is not None:
+            return from_original_geometry(self.ensemble.student, self._read_map(case.name), case)
+        total: np.ndarray | None = None
+        members = 0
+        for model in self.ensemble.models_for(case.name):
+            data, properties = inputs[model.folder]
+            path = choose_path(self.ensemble.student, model)
+            logits = [self._predict_logits(model, f, data) for f in model.folds]
+            if self.ensemble.kd.ensemble.combine == "logits":
+                logits = [torch.stack(logits).float().mean(0)]
+            for member in logits:
+                probabilities = to_student_space(self.ensemble.student, model, path, member, properties, case)
+                total = probabilities if total is None else total + probabilities
+                members += 1
+        assert total is not None
+        return total / members
+
+    def _predict_logits(self, model: TeacherModel, fold: int | str, data: torch.Tensor) -> torch.Tensor:
+        bf16 = self.ensemble.kd.ensemble.precision == "bf16" and self.device.type == "cpu"
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            return self._predictor(model, fold).predict_sliding_window_return_logits(data).cpu()
+
+    def _predictor(self, model: TeacherModel, fold: int | str) -> nnUNetPredictor:
+        key = (model.folder, fold)
+        if key not in self._predictors:
+            self._predictors[key] = load_predictor(model, fold, self.ensemble.kd.ensemble, self.device)
+        return self._predictors[key]
+
+    def _load(self, name: str) -> tuple[CaseSpace, dict[Path, tuple[torch.Tensor, dict]]]:
+        """The case and, per model folder, its input (C, z, y, x) and nnU-Net's properties."""
+        student = self.ensemble.student
+        case = CaseSpace.load(student, name)
+        inputs = {}
+        for model in self.ensemble.models_for(name):
+            cm = model.configuration_manager
+            if choose_path(student, model) == "direct":
+                data, properties = np.asarray(case.image[:], dtype=np.float32), case.properties
+            else:
+                data, _, properties = cm.preprocessor_class(verbose=False).run_case(
+                    student.image_files(name), None, model.plans_manager, cm, model.dataset_json
+                )
+            if cm.previous_stage_name is not None:
+                data = np.vstack((data, self._previous_stage(model, name, data)))
+            inputs[model.folder] = (torch.from_numpy(data), properties)
+        return case, inputs
+
+    def _previous_stage(self, model: TeacherModel, case: str, data: np.ndarray) -> np.ndarray:
+        """One-hot segmentation (C - 1, z, y, x) of the stage before a cascaded teacher."""
+        trainer, plans, configuration = model.folder.name.split("__")
+        previous = model.configuration_manager.previous_stage_name
+        folder = model.folder.parent / f"{trainer}__{plans}__{previous}" / "predicted_next_stage" / configuration
+        try:
+            dataset = type(self.ensemble.student.dataset)(str(self.ensemble.student.folder), [case], str(folder))
+            segmentation = np.asarray(dataset.load_case(case)[2][:])
+        except (FileNotFoundError, RuntimeError):
+            raise UserError(
+                f"{folder}: has no segmentation of case {case}, which the cascaded teacher {model.folder.name} needs; train all "
+                f"folds of its configuration {previous}."
+            ) from None
+        if segmentation.shape != data.shape[1:]:
+            raise UserError(
+                f"teacher {model.folder.name}: a cascaded teacher can only teach a student that reads the same preprocessed data "
+                f"(case {case}: {segmentation.shape} and {data.shape[1:]})."
+            )
+        labels = model.plans_manager.get_label_manager(model.dataset_json).foreground_labels
+        return convert_labelmap_to_one_hot(segmentation, labels, output_dtype=data.dtype)
+
+    def _read_map(self, case: str) -> np.ndarray:
+        file = Path(str(self.ensemble.kd.ensemble.from_folder)).expanduser() / f"{case}.npz"
+        heads = self.ensemble.student.label_manager.num_segmentation_heads
+        try:
+            with np.load(file, allow_pickle=False) as content:
+                probabilities = content["probabilities"]
+        except FileNotFoundError:
+            raise UserError(f"{file}: no such file; every training case needs its probability map.") from None
+        except Exception as err:
+            raise UserError(
+                f"{file}: not a probability map as nnU-Net writes them (array 'probabilities'): {err}."
+            ) from err
+        if probabilities.ndim != 4 or probabilities.shape[0] != heads:
+            raise UserError(f"{file}: has shape {probabilities.shape}, expected ({heads}, z, y, x).")
+        if not np.isfinite(probabilities).all() or probabilities.min() < -1e-3 or probabilities.max() > 1 + 1e-3:
+            raise UserError(f"{file}: holds values outside [0, 1]; probabilities are expected, not logits.")
+        return probabilities
+
+    def _write(self, store: Any, case: CaseSpace, probabilities: np.ndarray, patch: Sequence[int]) -> None:
+        labels = self.ensemble.student.label_manager
+        segmentation = np.asarray(labels.convert_probabilities_to_segmentation(probabilities))
+        record = {
+            "teachers": {m.folder.name: [str(f) for f in m.folds] for m in self.ensemble.models_for(case.name)},
+            "reference_dice": reference_dice(segmentation, np.asarray(case.reference[0]), labels),
+        }
+        store.write(case.name, probabilities, patch, record)
+
+
+def reference_dice(segmentation: np.ndarray, reference: np.ndarray, labels: LabelManager) -> list[float | None]:
+    """Dice of every foreground label or region; None where neither has it.
+
+    Args:
+        segmentation: (z, y, x).
+        reference: (z, y, x) preprocessed reference; -1 is background outside the nonzero mask.
+        labels: label definition; the ignore label is left out.
+    """
+    ignore = reference == labels.ignore_label if labels.has_ignore_label else None
+    dice: list[float | None] = []
+    for label in labels.foreground_regions if labels.has_regions else labels.foreground_labels:
+        masks = (region_or_label_to_mask(a, label) for a in (reference, segmentation))
+        tp, fp, fn, _ = compute_tp_fp_fn_tn(*masks, ignore)
+        dice.append(float(2 * tp / (2 * tp + fp + fn)) if tp + fp + fn > 0 else None)
+    return dice
+
+
+def shard(cases: Sequence[str], num_parts: int, part_id: int) -> list[str]:
+    """Every ``num_parts``-th case from ``part_id`` on, as nnUNetv2_predict shares them.
+
+    Raises:
+        UserError: for numbers that name no part.
+    """
+    if num_parts < 1 or not 0 <= part_id < num_parts:
+        raise UserError(f"--num_parts {num_parts} --part_id {part_id}: part_id counts from 0 to num_parts - 1.")
+    return sorted(cases)[part_id::num_parts]

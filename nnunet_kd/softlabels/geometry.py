@@ -1,0 +1,237 @@
+"""Teacher space -> student space.
+
+Three paths, the shortest that is right is taken:
+
+* ``direct``: teacher and student read the same preprocessed data; nothing is resampled.
+* ``resampled``: same axes and crop, another spacing; the teacher's logits are resampled once, to the student's grid.
+* ``original``: anything else (a 2D teacher for a 3D student, other axes, another preprocessor, maps from elsewhere); through the
+  original image geometry, exactly as nnU-Net exports probabilities, and from there into the student's grid.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from acvl_utils.cropping_and_padding.bounding_boxes import bounding_box_to_slice
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+from nnunet_kd.errors import UserError
+from nnunet_kd.teachers import TeacherModel
+
+Path3 = Literal["direct", "resampled", "original"]
+
+
+@dataclass(frozen=True)
+class StudentSpace:
+    """The preprocessed geometry that the student trains in."""
+
+    plans_manager: PlansManager
+    configuration: str
+    dataset_json: dict[str, Any]
+    preprocessed: Path
+    raw: Path | None
+
+    @cached_property
+    def configuration_manager(self) -> ConfigurationManager:
+        """The student's configuration."""
+        return self.plans_manager.get_configuration(self.configuration)
+
+    @cached_property
+    def label_manager(self) -> LabelManager:
+        """The data set's labels or regions."""
+        return self.plans_manager.get_label_manager(self.dataset_json)
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the preprocessed images, ``<preprocessed>/<data_identifier>``."""
+        return self.preprocessed / self.configuration_manager.data_identifier
+
+    @cached_property
+    def dataset(self) -> nnUNetBaseDataset:
+        """nnU-Net's dataset of all preprocessed cases.
+
+        Raises:
+            UserError: when the configuration was not preprocessed.
+        """
+        if not self.folder.is_dir():
+            raise UserError(
+                f"{self.folder}: no preprocessed data; make it with: nnUNetv2_preprocess -d {self.preprocessed.name} "
+                f"-c {self.configuration} -plans_name {self.plans_manager.plans_name}"
+            )
+        return infer_dataset_class(str(self.folder))(str(self.folder))
+
+    def image_files(self, case: str) -> list[str]:
+        """Raw image files of a case, one per channel.
+
+        Raises:
+            UserError: when nnUNet_raw does not hold the case.
+        """
+        if self.raw is None or not self.raw.is_dir():
+            raise UserError(f"{self.raw}: raw images are needed for teachers with other preprocessing; set nnUNet_raw.")
+        if case not in self._raw_files:
+            raise UserError(f"{self.raw / 'imagesTr'}: has no images of case {case}, which is in {self.folder}.")
+        return self._raw_files[case]["images"]
+
+    @cached_property
+    def _raw_files(self) -> Mapping[str, Any]:
+        return get_filenames_of_train_images_and_targets(str(self.raw), self.dataset_json)
+
+
+def choose_path(student: StudentSpace, teacher: TeacherModel) -> Path3:
+    """The shortest right way from a teacher's output to the student's grid."""
+    if _preprocessing(student.plans_manager, student.configuration_manager, student.dataset_json) == _preprocessing(
+        teacher.plans_manager, teacher.configuration_manager, teacher.dataset_json
+    ):
+        return "direct"
+    s, t = student.configuration_manager, teacher.configuration_manager
+    same_axes = student.plans_manager.transpose_forward == teacher.plans_manager.transpose_forward
+    volumetric = len(s.spacing) == len(t.spacing) == 3
+    if same_axes and volumetric and s.preprocessor_name == t.preprocessor_name:
+        return "resampled"
+    return "original"
+
+
+def _preprocessing(plans: PlansManager, configuration: ConfigurationManager, dataset_json: Mapping[str, Any]) -> dict:
+    """Everything that decides what preprocessed images look like."""
+    keys = (
+        "preprocessor_name",
+        "spacing",
+        "normalization_schemes",
+        "use_mask_for_norm",
+        "resampling_fn_data",
+        "resampling_fn_data_kwargs",
+    )
+    return {
+        **{k: configuration.configuration[k] for k in keys},
+        "transpose_forward": plans.transpose_forward,
+        "image_reader_writer": plans.plans["image_reader_writer"],
+        "intensities": plans.foreground_intensity_properties_per_channel
+        if "CTNormalization" in configuration.normalization_schemes
+        else None,
+        "channels": len(dataset_json.get("channel_names", dataset_json.get("modality", ()))),
+    }
+
+
+def check_labels(student: StudentSpace, teacher: TeacherModel) -> None:
+    """Refuses a teacher whose outputs mean something else.
+
+    Raises:
+        UserError: names both label definitions.
+    """
+    mine = (student.dataset_json["labels"], student.dataset_json.get("regions_class_order"))
+    theirs = (teacher.dataset_json["labels"], teacher.dataset_json.get("regions_class_order"))
+    if mine != theirs:
+        raise UserError(
+            f"teacher {teacher.folder}: predicts the labels {theirs[0]}, the student's data set has {mine[0]}; teachers need the "
+            "same labels in the same order."
+        )
+    if len(student.configuration_manager.normalization_schemes) != len(
+        teacher.configuration_manager.normalization_schemes
+    ):
+        raise UserError(f"teacher {teacher.folder}: takes another number of image channels than the student.")
+
+
+def spacing_3d(configuration: ConfigurationManager, original_spacing: Sequence[float]) -> list[float]:
+    """Spacing (z, y, x) in mm of preprocessed data; 2D configurations keep the distance between slices."""
+    spacing = list(configuration.spacing)
+    return spacing if len(spacing) == 3 else [original_spacing[0], *spacing]
+
+
+def original_spacing(plans: PlansManager, properties: Mapping[str, Any]) -> list[float]:
+    """Spacing in mm of the original image, in the preprocessed order of axes."""
+    return [properties["spacing"][i] for i in plans.transpose_forward]
+
+
+def to_student_space(
+    student: StudentSpace,
+    teacher: TeacherModel,
+    path: Path3,
+    logits: torch.Tensor,
+    teacher_properties: dict,
+    case: "CaseSpace",
+) -> np.ndarray:
+    """A teacher's logits (C, z, y, x) as float32 probabilities in the student's grid.
+
+    Args:
+        student: the student's geometry.
+        teacher: the teacher that made ``logits``.
+        path: what :func:`choose_path` gave for the two.
+        logits: in the teacher's preprocessed grid.
+        teacher_properties: nnU-Net's properties of the case as the teacher's preprocessing left them.
+        case: the case in the student's space.
+    """
+    if path == "direct":
+        return np.asarray(student.label_manager.apply_inference_nonlin(logits))
+    if path == "resampled":
+        spacing = original_spacing(teacher.plans_manager, teacher_properties)
+        resampled = teacher.configuration_manager.resampling_fn_probabilities(
+            logits.float(),
+            case.shape,
+            spacing_3d(teacher.configuration_manager, spacing),
+            spacing_3d(student.configuration_manager, spacing),
+        )
+        return np.asarray(student.label_manager.apply_inference_nonlin(resampled))
+    _, probabilities = convert_predicted_logits_to_segmentation_with_correct_shape(
+        logits.float(),
+        teacher.plans_manager,
+        teacher.configuration_manager,
+        student.label_manager,
+        teacher_properties,
+        return_probabilities=True,
+        num_threads_torch=torch.get_num_threads(),
+    )
+    return from_original_geometry(student, probabilities, case)
+
+
+def from_original_geometry(student: StudentSpace, probabilities: np.ndarray, case: "CaseSpace") -> np.ndarray:
+    """Probabilities (C, ...) in the axes of nnU-Net's image reader -> float32 (C, z, y, x) in the student's grid.
+
+    Raises:
+        UserError: when the map's shape is not the image's.
+    """
+    plans = student.plans_manager
+    transposed = probabilities.transpose([0, *(i + 1 for i in plans.transpose_forward)])
+    if transposed.shape[1:] != tuple(case.properties["shape_before_cropping"]):
+        raise UserError(
+            f"case {case.name}: the probability map has shape {probabilities.shape[1:]}, its image (axes in nnU-Net's order) "
+            f"{tuple(case.properties['shape_before_cropping'][i] for i in plans.transpose_backward)}."
+        )
+    cropped = transposed[(slice(None), *bounding_box_to_slice(case.properties["bbox_used_for_cropping"]))]
+    spacing = original_spacing(plans, case.properties)
+    resampled = student.configuration_manager.resampling_fn_probabilities(
+        np.ascontiguousarray(cropped, dtype=np.float32),
+        case.shape,
+        spacing,
+        spacing_3d(student.configuration_manager, spacing),
+    )
+    return np.asarray(resampled, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class CaseSpace:
+    """One preprocessed case: image and reference are lazy arrays (C, z, y, x)."""
+
+    name: str
+    image: Any
+    reference: Any
+    previous_stage: Any
+    properties: dict[str, Any]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Spatial shape (z, y, x)."""
+        return tuple(self.image.shape[1:])
+
+    @classmethod
+    def load(cls, student: StudentSpace, name: str) -> "CaseSpace":
+        """Opens a preprocessed case of the student's data."""
+        image, reference, previous_stage, properties = student.dataset.load_case(name)
+        return cls(name, image, reference, previous_stage, properties)
