@@ -14,7 +14,7 @@ from nnunet_kd.curves import append_curves
 from nnunet_kd.data.dataset import SoftLabelDataset
 from nnunet_kd.data.transforms import with_soft_labels
 from nnunet_kd.errors import UserError, exit_on_user_error
-from nnunet_kd.losses import DistillationLoss
+from nnunet_kd.losses import DistillationLoss, active_terms
 from nnunet_kd.softlabels.ensemble import TeachingEnsemble
 from nnunet_kd.softlabels.export import Exporter
 from nnunet_kd.softlabels.geometry import StudentSpace
@@ -39,19 +39,14 @@ class nnUNetTrainerKDEnsemble(nnUNetTrainerKDBase):
 
     def check_configuration(self) -> None:
         """Refuses a student that would learn nothing."""
-        terms = self._active_terms()
-        if not terms and self.kd.hard_loss.weight == 0:
+        if not active_terms(self.kd.distillation) and self.kd.hard_loss.weight == 0:
             raise UserError(
                 "kd.distillation: all weights are 0, and kd.hard_loss.weight too; nothing would be learned."
             )
 
-    def _active_terms(self) -> list[str]:
-        d = self.kd.distillation
-        return [n for n in ("kl", "mse", "soft_ce", "soft_dice") if getattr(d, n).weight > 0]
-
     @property
     def _curves(self) -> list[str]:
-        return ["kd_hard", *(f"kd_{n}" for n in self._active_terms())]
+        return ["kd_hard", *(f"kd_{n}" for n in active_terms(self.kd.distillation))]
 
     def _register_curves(self, past_epochs: int) -> None:
         log = self.logger.local_logger.my_fantastic_logging

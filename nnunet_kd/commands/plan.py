@@ -16,17 +16,12 @@ DEFAULT_TRAINER = "nnUNetTrainer"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``plan``; nnU-Net's letters keep their meanings."""
-    parser.add_argument("-d", required=True, metavar="DATASET", help="data set ID or name")
-    parser.add_argument(
-        "-c", nargs="+", metavar="CONFIGURATION", help="configurations to keep; default: all of the base plans"
-    )
-    parser.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="base plans; default: nnUNetPlans")
-    parser.add_argument(
-        "-tr",
-        metavar="TRAINER",
-        help=f"trainer of the default teachers TRAINER__PLANS__CONFIGURATION; default: {DEFAULT_TRAINER}",
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("-d", required=True, metavar="DATASET", help="data set ID or name")
+    add("-c", nargs="+", metavar="CONFIGURATION", help="configurations to keep; default: all of the base plans")
+    add("-p", default="nnUNetPlans", metavar="PLANS", help="base plans; default: nnUNetPlans")
+    add("-tr", metavar="TRAINER", help=f"trainer of the default teachers; default: {DEFAULT_TRAINER}")
+    add(
         "--teachers",
         nargs="+",
         default=[],
@@ -34,17 +29,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="model folders, TRAINER__PLANS__CONFIGURATION or a path, each with optional folds (:0,1,2 or :all); "
         "default: every finished fold of TRAINER__PLANS__CONFIGURATION",
     )
-    parser.add_argument("--recipe", metavar="RECIPE", help="preset of the kd block: hinton2015, noothout2022")
-    parser.add_argument(
+    add("--recipe", metavar="RECIPE", help="preset of the kd block: hinton2015, noothout2022")
+    add(
         "--student",
         metavar="SPEC",
-        help="network as a change of the base plans': same (default), width=0.25, depth=-1 (stages removed), params=500k "
-        "(budget), or several joined by commas",
+        help="network as a change of the base plans': same (default), width=0.25, depth=-1 (a stage less), "
+        "params=500k (budget), or several joined by commas",
     )
-    parser.add_argument(
-        "--role", choices=("teacher", "student"), help="which trainers the plans are for; default: student"
-    )
-    parser.add_argument(
+    add("--role", choices=("teacher", "student"), help="which trainers the plans are for; default: student")
+    add(
         "--set",
         nargs="+",
         action="extend",
@@ -52,13 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="values of the kd block, for example schedule.num_epochs=100",
     )
-    parser.add_argument(
-        "--batch_size", type=int, metavar="N", help="batch size of the configurations; default: the base plans'"
-    )
-    parser.add_argument(
-        "-o", metavar="NAME", help="name of the new plans; default: PLANSKD_SPEC, for example nnUNetPlansKD_width0p25"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace KD plans of the same name")
+    add("--batch_size", type=int, metavar="N", help="batch size of the configurations; default: the base plans'")
+    add("-o", metavar="NAME", help="name of the new plans; default: PLANSKD_SPEC, as in nnUNetPlansKD_width0p25")
+    add("--overwrite", action="store_true", help="replace KD plans of the same name")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -68,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
     from nnunet_kd.config import Teacher
     from nnunet_kd.errors import UserError
     from nnunet_kd.planning import plans as planning
-    from nnunet_kd.planning.recipes import load_recipe
+    from nnunet_kd.planning import recipes
     from nnunet_kd.teachers import load_json_file
 
     if args.batch_size is not None and args.batch_size < 1:
@@ -83,11 +72,11 @@ def run(args: argparse.Namespace) -> None:
     order = planning.training_order(base, chosen)
     dataset_json = load_json_file(preprocessed / "dataset.json")
 
-    recipe = load_recipe(args.recipe) if args.recipe else None
-    teachers = [planning.parse_teacher(t, results) for t in args.teachers]
+    recipe = recipes.load_recipe(args.recipe) if args.recipe else None
+    teachers = [recipes.parse_teacher(t, results) for t in args.teachers]
     if args.tr not in (None, DEFAULT_TRAINER):
         teachers = [Teacher(folder=f"{args.tr}__{args.p}__{c}") for c in chosen]
-    config = planning.make_kd_block(recipe, args.role, args.p, args.student, teachers, args.set)
+    config = recipes.make_kd_block(recipe, args.role, args.p, args.student, teachers, args.set)
     name = planning.check_plans_name(args.o or planning.default_plans_name(args.p, config))
     file = preprocessed / f"{name}.json"
     planning.check_target(file, args.p, args.overwrite)
@@ -109,24 +98,27 @@ def compare(
     base: "PlansManager",
     plans: "PlansManager",
     order: Sequence[str],
-    dataset_json: dict,
+    dataset_json: dict[str, Any],
     config: "KDConfig",
     results: Path,
 ) -> tuple[str, list[str]]:
     """One table per configuration, and the configurations whose default teacher is not trained yet."""
     from nnunet_kd.planning.cost import LEGEND, format_table, measure
 
+    is_student = config.role == "student"
+    mirrored = config.student.mirroring or not is_student
     parts, missing = [], []
     for c in order:
-        rows = [] if config.role == "teacher" else teacher_costs(c, base.plans_name, config, results)
+        rows = teacher_costs(c, base.plans_name, config, results) if is_student else []
         if not rows:
             missing.append(c)
-            rows = [measure(base, c, dataset_json, f"{base.plans_name} {c}", mirrored=config.ensemble.mirroring)]
-        mirrored = config.student.mirroring or config.role == "teacher"
-        own = measure(plans, c, dataset_json, f"{plans.plans_name} ({config.role})", mirrored=mirrored)
-        parts.append(f"\n{c}\n{format_table(rows, own)}")
+            reference_mirrored = config.ensemble.mirroring or not is_student
+            rows = [measure(base, c, dataset_json, f"{base.plans_name} {c}", mirrored=reference_mirrored)]
+        new = measure(plans, c, dataset_json, f"{plans.plans_name} ({config.role})", mirrored=mirrored)
+        table = format_table(rows, new, "teachers / student" if is_student else "base / teacher")
+        parts.append(f"\n{c}\n{table}")
     words = {True: "mirrored", False: "not mirrored"}
-    use = f"teachers {words[config.ensemble.mirroring]}, {config.role} {words[mirrored]}"
+    use = f"teachers {words[config.ensemble.mirroring]}, student {words[mirrored]}" if is_student else "both mirrored"
     return "\n".join([*parts, "", LEGEND.format(use=use)]), missing
 
 
@@ -170,9 +162,7 @@ def notes(
         if previous:
             result.append(f"{c} refines the prediction of {previous}, whose cost comes on top.")
     if config.teachers and len(order) > 1:
-        result.append(
-            f"the teachers named teach every configuration of {plans.plans_name}; choose one with -c to change that."
-        )
+        result.append(f"these teachers teach every configuration of {plans.plans_name}; -c keeps only one.")
     return result
 
 
@@ -181,14 +171,12 @@ def next_commands(
 ) -> str:
     """The commands that lead from the plans to a prediction, in order."""
     p = plans.plans_name
-    lines: list[Any] = ["Next (FOLD: 0, 1, 2, 3, 4 or all):"]
+    lines = ["Next (FOLD: 0, 1, 2, 3, 4 or all):"]
     for c in order:
         trainer = "nnUNetTrainerKDTeacher" if config.role == "teacher" else "nnUNetTrainerKDEnsemble"
         if config.role == "student":
             if c in missing:
-                lines.append(
-                    f"  nnUNetv2_train {dataset} {c} FOLD -p {config.base_plans}   # the teachers, not trained yet"
-                )
+                lines.append(f"  nnUNetv2_train {dataset} {c} FOLD -p {config.base_plans}   # the teachers")
             lines.append(f"  nnUNetv2_kd softlabels -d {dataset} -c {c} -p {p}")
         lines.append(f"  nnUNetv2_train {dataset} {c} FOLD -tr {trainer} -p {p}")
         if config.role == "student":

@@ -91,9 +91,7 @@ def write_dataset(
 def _coordinates(rng: np.random.Generator, shape: tuple[int, ...], spacing_mm: tuple[float, ...]) -> np.ndarray:
     """Positions of the sub-voxels in mm from the centre, smoothly warped: (3, Z, Y, X)."""
     fine = [n * s for n, s in zip(shape, SUBVOXELS, strict=True)]
-    axes = [
-        (np.arange(n) - (n - 1) / 2) * mm / s for n, mm, s in zip(fine, spacing_mm, SUBVOXELS, strict=True)
-    ]
+    axes = [(np.arange(n) - (n - 1) / 2) * mm / s for n, mm, s in zip(fine, spacing_mm, SUBVOXELS, strict=True)]
     warp = np.stack([_smooth_noise(rng, tuple(fine), knots=7) for _ in range(3)])
     return np.stack(np.meshgrid(*axes, indexing="ij")) + 3.0 * warp
 
@@ -158,7 +156,9 @@ def _oblique_geometry(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]
     return tilt @ np.diag([-1.0, -1.0, 1.0]), rng.uniform(-80, 80, 3)
 
 
-def _write(array: np.ndarray, path: Path, spacing_mm: tuple[float, ...], direction: np.ndarray, origin: np.ndarray) -> None:
+def _write(
+    array: np.ndarray, path: Path, spacing_mm: tuple[float, ...], direction: np.ndarray, origin: np.ndarray
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     image = sitk.GetImageFromArray(array)
     image.SetSpacing([float(s) for s in reversed(spacing_mm)])

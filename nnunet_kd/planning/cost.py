@@ -16,11 +16,12 @@ from nnunet_kd.teachers import build_network
 
 STOCK_TRAINER = "nnUNetTrainer"
 STEP_SIZE = 0.5
+_HEADER = ("network", "parameters", "GFLOPs/patch", "windows", "passes", "passes mirrored", "GFLOPs/image")
 LEGEND = """\
 GFLOPs: convolutions and matrix products, 2 per multiply-add, plans' patch, batch size 1, deep supervision off.
 windows: of the median image at step size 0.5; passes: windows x folds, mirrored also x 2 per image axis of the patch.
 GFLOPs/image: {use}.
-FLOPs are counted, not timed: their ratio is not a measured speed-up (nnUNetv2_kd benchmark measures)."""
+FLOPs are counted, not timed: their ratio is not a measured speed-up."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,8 @@ def count_windows(plans_manager: PlansManager, configuration: str, step_size: fl
 
 def count_parameters(plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any]) -> int:
     """Parameters of the network that a plans dictionary describes, counted on the built network."""
-    return sum(
-        p.numel() for p in _build(PlansManager(plans), configuration, dataset_json, STOCK_TRAINER, "meta").parameters()
-    )
+    network = _build(PlansManager(plans), configuration, dataset_json, STOCK_TRAINER, "meta")
+    return sum(p.numel() for p in network.parameters())
 
 
 def measure(
@@ -93,7 +93,7 @@ def measure(
         configuration: configuration of these plans.
         dataset_json: gives input channels and classes.
         network: name in the table.
-        trainer: trainer whose ``build_network_architecture`` is used; the stock one where it is not installed.
+        trainer: trainer whose ``build_network_architecture`` is used; the stock one where it cannot be imported.
         folds: networks that are averaged.
         mirrored: whether the network is used with test-time mirroring.
     """
@@ -112,8 +112,9 @@ def _build(
     with contextlib.redirect_stdout(None), torch.device(device):
         try:
             return build_network(plans_manager, configuration, dataset_json, trainer)
-        except RuntimeError as err:
-            if trainer == STOCK_TRAINER or "Could not find requested nnunet trainer" not in str(err):
+        except (RuntimeError, ImportError) as err:
+            not_installed = isinstance(err, ImportError) or "Could not find requested nnunet trainer" in str(err)
+            if trainer == STOCK_TRAINER or not not_installed:
                 raise
             return build_network(plans_manager, configuration, dataset_json, STOCK_TRAINER)
 
@@ -129,24 +130,27 @@ def _count(
     return sum(p.numel() for p in network.parameters()), counter.get_total_flops()
 
 
-def format_table(teachers: Sequence[PredictionCost], student: PredictionCost) -> str:
-    """Teachers, their sum where there are several, the student, and what the student saves, as aligned text."""
-    rows = [("network", "parameters", "GFLOPs/patch", "windows", "passes", "passes mirrored", "GFLOPs/image")]
-    rows += [_row(c) for c in (*teachers, student)]
-    total = [sum(v) for v in zip(*(_sums(t) for t in teachers), strict=True)]
-    ratios = [f"{a / b:,.1f}x" for a, b in zip(total, _sums(student), strict=True)]
-    alone = [""] * 2
-    if len(teachers) > 1:
-        rows.insert(-1, ("all teachers", f"{total[0]:,}", *alone, f"{total[1]:,}", f"{total[2]:,}", _giga(total[3])))
+def format_table(references: Sequence[PredictionCost], new: PredictionCost, ratio: str = "teachers / student") -> str:
+    """Teachers, their sum where there are several, the student, and their ratio, as aligned text.
+
+    Args:
+        references: teachers, or the network of the base plans.
+        new: network of the KD plans.
+        ratio: name of the last row.
+    """
+    rows: list[tuple[str, ...]] = [_HEADER, *(_row(c) for c in (*references, new))]
+    total = [sum(v) for v in zip(*(_sums(r) for r in references), strict=True)]
+    ratios = [f"{a / b:,.1f}x" for a, b in zip(total, _sums(new), strict=True)]
+    one_network = ["", ""]
+    if len(references) > 1:
+        rows.insert(-1, ("all teachers", f"{total[0]:,}", "", "", f"{total[1]:,}", f"{total[2]:,}", _giga(total[3])))
     else:
-        alone[0] = f"{teachers[0].flops_per_patch / student.flops_per_patch:,.1f}x"
-        alone[1] = f"{teachers[0].windows / student.windows:,.1f}x"
-    rows.append(("teachers / student", ratios[0], *alone, *ratios[1:]))
-    widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))).rstrip()
-        for r in rows
-    )
+        one_network[0] = f"{references[0].flops_per_patch / new.flops_per_patch:,.1f}x"
+        one_network[1] = f"{references[0].windows / new.windows:,.1f}x"
+    rows.append((ratio, ratios[0], *one_network, *ratios[1:]))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ([r[0].ljust(widths[0]), *map(str.rjust, r[1:], widths[1:])] for r in rows)
+    return "\n".join("  ".join(line).rstrip() for line in lines)
 
 
 def _sums(cost: PredictionCost) -> tuple[int, int, int, int]:

@@ -1,4 +1,4 @@
-"""KD plans: base plans with chosen configurations, scaled networks and a ``"kd"`` block; the preprocessed data are shared."""
+"""KD plans: base plans with scaled networks and a ``"kd"`` block, for the same preprocessed data."""
 
 import json
 import os
@@ -12,11 +12,10 @@ from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from nnunet_kd.config import KDConfig, Teacher, apply_settings, from_dict, to_dict
+from nnunet_kd.config import KDConfig, to_dict
 from nnunet_kd.errors import UserError
 from nnunet_kd.planning.cost import count_parameters
-from nnunet_kd.planning.recipes import Recipe
-from nnunet_kd.planning.student import StudentSpec, parse_student, student_architecture
+from nnunet_kd.planning.student import parse_student, student_architecture
 from nnunet_kd.teachers import load_json_file
 
 
@@ -32,14 +31,11 @@ def dataset_folders(dataset: str) -> tuple[Path, Path]:
     try:
         name = str(maybe_convert_to_dataset_name(dataset))
     except (RuntimeError, ValueError) as err:
-        raise UserError(
-            f"-d {dataset}: not a data set below {nnUNet_preprocessed} ({str(err).splitlines()[0]})."
-        ) from err
+        reason = str(err).split(". ")[0]
+        raise UserError(f"-d {dataset}: not a data set below {nnUNet_preprocessed} ({reason}).") from err
     preprocessed = Path(nnUNet_preprocessed) / name
     if not preprocessed.is_dir():
-        raise UserError(
-            f"{preprocessed}: no such folder; make it with: nnUNetv2_plan_and_preprocess -d {dataset} --verify_dataset_integrity"
-        )
+        raise UserError(f"{preprocessed}: no such folder; check -d, or run: nnUNetv2_plan_and_preprocess -d ID")
     return preprocessed, Path(nnUNet_results) / name
 
 
@@ -51,69 +47,17 @@ def load_base_plans(preprocessed: Path, plans_name: str) -> dict[str, Any]:
     """
     file = preprocessed / f"{plans_name}.json"
     if not file.is_file():
-        raise UserError(
-            f"{file}: no such plans; make them with: nnUNetv2_plan_and_preprocess -d {preprocessed.name[7:10]}, "
-            "or name others with -p."
-        )
+        size = re.fullmatch(r"nnUNetResEncUNet(M|L|XL)Plans", plans_name)
+        planner = f" -pl nnUNetPlannerResEnc{size[1]}" if size else ""
+        command = f"nnUNetv2_plan_and_preprocess -d {preprocessed.name[7:10].lstrip('0')}{planner}"
+        raise UserError(f"{file}: no such plans; make them with: {command}, or name others with -p.")
     plans = load_json_file(file)
+    if "configurations" not in plans:
+        raise UserError(f"{file}: is not a plans file, it has no 'configurations'; name another with -p.")
     for name, configuration in plans["configurations"].items():
         if "UNet_class_name" in configuration:
             plans["configurations"][name] = ConfigurationManager(configuration).configuration
     return plans
-
-
-def parse_teacher(text: str, dataset_results: Path) -> Teacher:
-    """Reads ``TRAINER__PLANS__CONFIGURATION[:FOLDS]`` or ``PATH[:FOLDS]``; FOLDS is ``0,1,2`` or ``all``.
-
-    Raises:
-        UserError: for folds that are neither.
-    """
-    folder, colon, folds = text.rpartition(":")
-    if not colon or set(folds) & set("/\\"):  # the colon of a Windows drive
-        folder, folds = text, ""
-    elif not re.fullmatch(r"all|\d+(,\d+)*", folds):
-        raise UserError(f"--teachers {text}: found the folds {folds!r}, expected for example :0,1,2 or :all.")
-    if set(folder) & set("/\\"):
-        path = Path(folder).expanduser().resolve()
-        folder = path.name if path.parent == dataset_results.resolve() else str(path)
-    chosen = tuple(dict.fromkeys(f if f == "all" else int(f) for f in folds.split(","))) if folds else None
-    return Teacher(folder=folder, folds=chosen)
-
-
-def make_kd_block(
-    recipe: Recipe | None,
-    role: str | None,
-    base_plans: str,
-    student: str | None,
-    teachers: Sequence[Teacher],
-    settings: Sequence[str],
-) -> KDConfig:
-    """The validated ``"kd"`` block: recipe, then the named options, then ``key=value`` settings; later ones win.
-
-    A ``"kd"`` block of the base plans is not taken over.
-
-    Raises:
-        UserError: for values that are unknown, impossible or contradict each other.
-    """
-    block = deepcopy(recipe.kd) if recipe else {}
-    if role:
-        block["role"] = role
-    if student:
-        block.setdefault("student", {})["architecture"] = re.sub(r"\s", "", student)
-    if teachers:
-        block["teachers"] = [to_dict(t) for t in teachers]
-    block = apply_settings(block, list(settings))
-    block |= {"recipe": recipe.name if recipe else None, "base_plans": base_plans}
-    config = from_dict(KDConfig, block, "kd")
-    same = parse_student(config.student.architecture) == StudentSpec()
-    if config.role == "student" and config.student.start == "best_member" and not same:
-        raise UserError(
-            f"kd.student.start: best_member needs the teachers' architecture, found --student {config.student.architecture}; "
-            "use --student same or --set student.start=random."
-        )
-    if config.role == "teacher" and config.teachers:
-        raise UserError("--teachers: plans for a teacher need none; leave them out or use --role student.")
-    return config
 
 
 def check_plans_name(name: str) -> str:

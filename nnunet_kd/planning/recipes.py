@@ -1,11 +1,17 @@
-"""Recipes of ``nnunet_kd.plans``: presets of the ``"kd"`` block with the paper they come from."""
+"""The ``"kd"`` block of new plans, from a recipe (a preset in ``nnunet_kd.plans``) and a user's options."""
 
 import json
+import re
+from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
+from nnunet_kd.config import KDConfig, Teacher, apply_settings, from_dict, to_dict
 from nnunet_kd.errors import UserError
+from nnunet_kd.planning.student import StudentSpec, parse_student
 
 
 @dataclass(frozen=True)
@@ -34,3 +40,57 @@ def load_recipe(name: str) -> Recipe:
         raise UserError(f"--recipe {name}: no such recipe; there are {', '.join(recipe_names())}.")
     content = json.loads(resources.files("nnunet_kd.plans").joinpath(f"{name}.json").read_text(encoding="utf-8"))
     return Recipe(name, content["source"], content["kd"], tuple(content["notes"]))
+
+
+def parse_teacher(text: str, dataset_results: Path) -> Teacher:
+    """Reads ``TRAINER__PLANS__CONFIGURATION[:FOLDS]`` or ``PATH[:FOLDS]``; FOLDS is ``0,1,2`` or ``all``.
+
+    Raises:
+        UserError: for folds that are neither.
+    """
+    folder, colon, folds = text.rpartition(":")
+    if not colon or set(folds) & set("/\\"):  # the colon of a Windows drive
+        folder, folds = text, ""
+    elif not re.fullmatch(r"all|\d+(,\d+)*", folds):
+        raise UserError(f"--teachers {text}: found the folds {folds!r}, expected for example :0,1,2 or :all.")
+    if set(folder) & set("/\\"):
+        path = Path(folder).expanduser().resolve()
+        folder = path.name if path.parent == dataset_results.resolve() else str(path)
+    chosen = tuple(dict.fromkeys(f if f == "all" else int(f) for f in folds.split(","))) if folds else None
+    return Teacher(folder=folder, folds=chosen)
+
+
+def make_kd_block(
+    recipe: Recipe | None,
+    role: str | None,
+    base_plans: str,
+    student: str | None,
+    teachers: Sequence[Teacher],
+    settings: Sequence[str],
+) -> KDConfig:
+    """The validated ``"kd"`` block: recipe, then the named options, then ``key=value`` settings; later ones win.
+
+    A ``"kd"`` block of the base plans is not taken over.
+
+    Raises:
+        UserError: for values that are unknown, impossible or contradict each other.
+    """
+    block = deepcopy(recipe.kd) if recipe else {}
+    if role:
+        block["role"] = role
+    if student:
+        block.setdefault("student", {})["architecture"] = re.sub(r"\s", "", student)
+    if teachers:
+        block["teachers"] = [to_dict(t) for t in teachers]
+    block = apply_settings(block, list(settings))
+    block |= {"recipe": recipe.name if recipe else None, "base_plans": base_plans}
+    config = from_dict(KDConfig, block, "kd")
+    same = parse_student(config.student.architecture) == StudentSpec()
+    if config.role == "student" and config.student.start == "best_member" and not same:
+        raise UserError(
+            f"kd.student.start: best_member needs the teachers' architecture, found {config.student.architecture!r}; "
+            "use --student same or --set student.start=random."
+        )
+    if config.role == "teacher" and config.teachers:
+        raise UserError("--teachers: plans for a teacher need none; leave them out or use --role student.")
+    return config

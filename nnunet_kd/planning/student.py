@@ -78,8 +78,8 @@ def student_architecture(
     module, _, name = architecture["network_class_name"].rpartition(".")
     if name not in BLOCKS_ARGUMENT or not module.startswith("dynamic_network_architectures."):
         raise UserError(
-            f"{where}: {architecture['network_class_name']} cannot be scaled, only {' and '.join(BLOCKS_ARGUMENT)} can; "
-            "use --student same."
+            f"{where}: {architecture['network_class_name']} cannot be scaled, only {' and '.join(BLOCKS_ARGUMENT)} "
+            "can; use --student same."
         )
     smaller = remove_stages(architecture, spec.removed_stages, where)
     if spec.max_parameters is not None:
@@ -136,15 +136,15 @@ def fit_to_budget(
     Raises:
         UserError: when even the narrowest has more, with its number.
     """
-    features = architecture["arch_kwargs"]["features_per_stage"]
+    features, stages = architecture["arch_kwargs"]["features_per_stage"], architecture["arch_kwargs"]["n_stages"]
     features = features if isinstance(features, list | tuple) else [features]
     steps = (k * CHANNEL_MULTIPLE / f for f in features for k in range(1, f // CHANNEL_MULTIPLE + 1))
     widths = sorted({1.0, *steps})
     smallest = count(scale_width(architecture, widths[0]))
     if smallest > budget:
         raise UserError(
-            f"{where}: params={budget} is too small, the narrowest network with {architecture['arch_kwargs']['n_stages']} "
-            f"stages has {smallest} parameters; ask for more, or remove stages with depth=-1."
+            f"{where}: params={budget} is too small, the narrowest network with {stages} stages has {smallest} "
+            "parameters; ask for more, or remove stages with depth=-1."
         )
     low, high = 0, len(widths) - 1
     while low < high:

@@ -1,0 +1,131 @@
+"""The demo's commands, all of them nnU-Net's and this package's own."""
+
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nnunet_kd.demo.synthetic import DATASET_NAME
+
+DATASET = ("-d", "999", "-c", "3d_fullres")
+TEACHER_FOLDS = ("0", "1", "2")
+TEACHER_NETWORK = ("--student", "width=0.5")
+SMALL_NETWORK = ("--student", "width=0.25")
+OPTIMIZER = ("optimizer.name=adam", "optimizer.initial_lr=0.003")
+DISTILLATION = ("distillation.kl.weight=1.0", "hard_loss.weight=0.5", "ensemble.combine=logits")
+ITERATIONS_PER_EPOCH = 20
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model of the demo and how it predicts.
+
+    Attributes:
+        key: name of its folder of predictions.
+        name: name in table and picture.
+        trainer: nnU-Net's ``-tr``.
+        plans: nnU-Net's ``-p``.
+        folds: trained folds, averaged at prediction.
+        mirroring: whether stock test-time mirroring stays on.
+    """
+
+    key: str
+    name: str
+    trainer: str
+    plans: str
+    folds: tuple[str, ...] = ("all",)
+    mirroring: bool = True
+
+    @property
+    def folder_name(self) -> str:
+        """nnU-Net's name of the model folder."""
+        return f"{self.trainer}__{self.plans}__3d_fullres"
+
+
+ENSEMBLE = Model(
+    "ensemble",
+    f"ensemble of {len(TEACHER_FOLDS)} teachers",
+    "nnUNetTrainerKDTeacher",
+    "KDDemoTeacher",
+    folds=TEACHER_FOLDS,
+)
+STUDENT = Model("student", "distilled student", "nnUNetTrainerKDEnsemble", "KDDemoStudent")
+TWIN = Model("twin", "undistilled twin", "nnUNetTrainerKDTeacher", "KDDemoTwin", mirroring=False)
+MODELS = (ENSEMBLE, STUDENT, TWIN)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command and what it is for; ``variables`` are set for it alone."""
+
+    title: str
+    command: tuple[str, ...]
+    variables: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return " ".join([*(f"{k}={v}" for k, v in self.variables.items()), shlex.join(self.command)])
+
+
+def make_steps(folder: Path, device: str, seed: int, epochs: int = 4) -> list[Step]:
+    """All commands, in order.
+
+    Args:
+        folder: the demo's folder.
+        device: cpu, cuda or mps.
+        seed: seed of the weights and batches.
+        epochs: length of every training.
+    """
+    plan = ("nnUNetv2_kd", "plan", *DATASET, "-p", "nnUNetPlans")
+    settings = (*schedule(epochs, seed), *OPTIMIZER)
+    teachers = ("--teachers", f"{ENSEMBLE.folder_name}:{','.join(ENSEMBLE.folds)}")
+    return [
+        Step(
+            "nnU-Net plans and preprocesses",
+            ("nnUNetv2_plan_and_preprocess", *DATASET, "--verify_dataset_integrity", "-npfp", "2", "-np", "2"),
+        ),
+        Step(
+            "plans for the teachers",
+            (*plan, "--role", "teacher", *TEACHER_NETWORK, "-o", ENSEMBLE.plans, "--set", *settings),
+        ),
+        *(train(f"teacher {i}", ENSEMBLE, fold, device) for i, fold in enumerate(ENSEMBLE.folds, 1)),
+        Step(
+            "plans for the student",
+            (*plan, *SMALL_NETWORK, *teachers, "-o", STUDENT.plans, "--set", *settings, *DISTILLATION),
+        ),
+        Step(
+            "soft labels: what the teachers say about every training case",
+            ("nnUNetv2_kd", "softlabels", *DATASET, "-p", STUDENT.plans, "-device", device),
+        ),
+        train("the student, with distillation", STUDENT, "all", device),
+        Step(
+            "plans for its twin: the same network and schedule, no teachers",
+            (*plan, "--role", "teacher", *SMALL_NETWORK, "-o", TWIN.plans, "--set", *settings),
+        ),
+        train("the twin, without distillation", TWIN, "all", device),
+        *(predict(model, folder, device) for model in MODELS),
+    ]
+
+
+def schedule(epochs: int, seed: int) -> tuple[str, ...]:
+    """Settings of a short training that is the same every time."""
+    return (
+        f"schedule.num_epochs={epochs}",
+        f"schedule.iterations_per_epoch={ITERATIONS_PER_EPOCH}",
+        "schedule.val_iterations_per_epoch=1",
+        f"schedule.seed={seed}",
+    )
+
+
+def train(title: str, model: Model, fold: str, device: str) -> Step:
+    """Trains one fold; without augmentation workers, the batches are the same at every run."""
+    command = ("nnUNetv2_train", "999", "3d_fullres", fold, "-tr", model.trainer, "-p", model.plans, "-device", device)
+    return Step(title, command, {"nnUNet_n_proc_DA": "0"})
+
+
+def predict(model: Model, folder: Path, device: str) -> Step:
+    """Predicts the test cases with stock nnU-Net."""
+    images, output = folder / "nnUNet_raw" / DATASET_NAME / "imagesTs", folder / "predictions" / model.key
+    command = (
+        *("nnUNetv2_predict", *DATASET, "-tr", model.trainer, "-p", model.plans, "-f", *model.folds),
+        *("-i", str(images), "-o", str(output), "-device", device, "-npp", "1", "-nps", "1"),
+    )
+    return Step(f"{model.name}: test cases", command if model.mirroring else (*command, "--disable_tta"))

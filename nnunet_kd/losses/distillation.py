@@ -1,0 +1,114 @@
+"""The distillation part of a student's loss: weighted, ramped, deeply supervised terms against soft labels."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from nnunet_kd.config import Distillation
+from nnunet_kd.losses.ramps import ramp
+from nnunet_kd.losses.soft_labels import kl_divergence, mse_of_probabilities, soft_cross_entropy, soft_dice_loss
+
+TERMS = ("kl", "mse", "soft_ce", "soft_dice")
+
+
+def active_terms(config: Distillation) -> tuple[str, ...]:
+    """Names of the terms whose weight is not 0."""
+    return tuple(name for name in TERMS if getattr(config, name).weight > 0)
+
+
+def unpack_soft_labels(channels: Tensor, sigmoid: bool) -> tuple[Tensor, Tensor]:
+    """Augmented channels of the data loader -> soft labels and the mask of valid voxels.
+
+    Args:
+        channels: (B, S + 1, *spatial): foreground classes or regions, then 1 inside and 0 outside the image; interpolation
+            makes both fractional at the image's border.
+        sigmoid: the S channels are regions; otherwise background is what they leave to the mask.
+
+    Returns:
+        Probabilities (B, C, *spatial), C = S or S + 1, 0 where invalid; mask (B, 1, *spatial), bool.
+    """
+    values, inside = channels[:, :-1].clamp_min(0), channels[:, -1:]
+    if not sigmoid:
+        values = torch.cat(((inside - values.sum(1, keepdim=True)).clamp_min(0), values), 1)
+    valid = inside > 0.5
+    whole = inside.clamp_min(0.5) if sigmoid else values.sum(1, keepdim=True).clamp_min(1e-6)
+    return (values / whole).clamp_max(1) * valid, valid
+
+
+def resize_soft_labels(soft_labels: Tensor, valid: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Averages soft labels down to the grid of a lower-resolution output, over valid voxels only.
+
+    Args:
+        soft_labels: (B, C, *spatial), 0 where invalid.
+        valid: (B, 1, *spatial), bool.
+        shape: spatial shape of the output.
+
+    Returns:
+        (B, C, *shape) and (B, 1, *shape); a voxel is valid where at least half of what it covers is.
+    """
+    if tuple(soft_labels.shape[2:]) == tuple(shape):
+        return soft_labels, valid
+    pool = F.adaptive_avg_pool2d if len(shape) == 2 else F.adaptive_avg_pool3d
+    share = pool(valid.to(soft_labels.dtype), list(shape))
+    return pool(soft_labels, list(shape)) / share.clamp_min(1e-6), share >= 0.5
+
+
+class DistillationLoss(nn.Module):
+    """Weighted distillation terms of a student's outputs.
+
+    Source: Noothout et al. 2022, Eq. 1 (L_s); Hinton et al. 2015, Section 2.
+    """
+
+    def __init__(self, config: Distillation, sigmoid: bool, deep_supervision_weights: Sequence[float]):
+        """Sets the terms up.
+
+        Args:
+            config: terms, weights and ramps.
+            sigmoid: region-based labels.
+            deep_supervision_weights: weight of each output, highest resolution first; one weight without deep supervision.
+        """
+        super().__init__()
+        self.config = config
+        self.sigmoid = sigmoid
+        self.output_weights = tuple(deep_supervision_weights) if config.deep_supervision else (1.0,)
+        self.terms = active_terms(config)
+
+    def forward(self, outputs: Tensor | Sequence[Tensor], channels: Tensor, progress: float) -> dict[str, Tensor]:
+        """Value of each active term, weighted and ramped.
+
+        Args:
+            outputs: logits (B, C, *spatial), or a sequence of them, highest resolution first.
+            channels: soft-label channels (B, S + 1, *spatial) of the batch, see :func:`unpack_soft_labels`.
+            progress: fraction of the training that has passed, in [0, 1].
+        """
+        if not self.terms:
+            return {}
+        outputs = [outputs] if isinstance(outputs, Tensor) else outputs
+        soft_labels, valid = unpack_soft_labels(channels, self.sigmoid)
+        sums: dict[str, Tensor] = {}
+        for logits, weight in zip(outputs, self.output_weights, strict=False):
+            if weight == 0:
+                continue
+            targets = resize_soft_labels(soft_labels, valid, logits.shape[2:])
+            for name in self.terms:
+                sums[name] = sums.get(name, 0) + weight * self._term(name, logits, *targets)
+        return {name: value * self._weight(name, progress) for name, value in sums.items()}
+
+    def _weight(self, name: str, progress: float) -> float:
+        term = getattr(self.config, name)
+        return term.weight * ramp(term.ramp, progress, term.ramp_length)
+
+    def _term(self, name: str, logits: Tensor, soft_labels: Tensor, valid: Tensor) -> Tensor:
+        if name == "kl":
+            kl = self.config.kl
+            return kl_divergence(
+                logits, soft_labels, valid, temperature=kl.temperature, direction=kl.direction, sigmoid=self.sigmoid
+            )
+        if name == "mse":
+            return mse_of_probabilities(logits, soft_labels, valid, sigmoid=self.sigmoid)
+        if name == "soft_ce":
+            return soft_cross_entropy(logits, soft_labels, valid, sigmoid=self.sigmoid)
+        batch_dice = self.config.soft_dice.batch_dice
+        return soft_dice_loss(logits, soft_labels, valid, batch_dice=batch_dice, sigmoid=self.sigmoid)

@@ -1,0 +1,28 @@
+"""Weights that rise over the training."""
+
+import math
+
+
+def ramp(kind: str, progress: float, length: float = 1.0) -> float:
+    """Factor in [0, 1] of a loss weight.
+
+    ``none``: 1. ``linear``: t. ``gaussian``: exp(-5 (1 - t)^2). With t = min(1, progress / length).
+
+    Source: Choi et al. 2022, Section 2.2 (gaussian, the warm-up lambda(t)).
+
+    Args:
+        kind: ``none``, ``linear`` or ``gaussian``.
+        progress: fraction of the training that has passed, in [0, 1].
+        length: fraction of the training over which the weight rises, in (0, 1].
+
+    Raises:
+        ValueError: for another kind.
+    """
+    t = min(1.0, progress / length)
+    if kind == "none":
+        return 1.0
+    if kind == "linear":
+        return t
+    if kind == "gaussian":
+        return math.exp(-5 * (1 - t) ** 2)
+    raise ValueError(f"ramp kind {kind!r}: expected 'none', 'linear' or 'gaussian'")

@@ -1,0 +1,59 @@
+"""Who may import whom (docs/explanation/architecture.md)."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LAYERS = {
+    "errors": 0,
+    "config": 1,
+    "losses": 1,
+    "networks": 1,
+    "environment": 2,
+    "teachers": 2,
+    "teacher_gap": 2,
+    "feature_taps": 2,
+    "curves": 2,
+    "softlabels": 2,
+    "data": 2,
+    "planning": 2,
+    "trainers": 3,
+    "_discovery": 4,
+    "inference": 5,
+    "evaluation": 5,
+    "dataset_conversion": 5,
+    "demo": 5,
+    "commands": 6,
+    "cli": 7,
+}
+TORCH_ONLY = ("losses", "networks")
+
+
+def modules():
+    for folder, package in ((ROOT / "nnunet_kd", "nnunet_kd"), (ROOT / "trainers", "nnunet_kd.trainers")):
+        for file in sorted(folder.rglob("*.py")):
+            yield file, ".".join((package, *file.relative_to(folder).with_suffix("").parts))
+
+
+def imports(file):
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (a.name for a in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+@pytest.mark.parametrize(("file", "module"), [pytest.param(*m, id=m[1]) for m in modules()])
+def test_a_module_imports_only_from_its_own_layer_or_below(file, module):
+    parts = module.split(".")
+    if len(parts) == 2 and parts[1] == "__init__":
+        return
+    layer = LAYERS[parts[1]]
+    for name in imports(file):
+        target = name.split(".")
+        if target[0] == "nnunet_kd" and len(target) > 1:
+            assert LAYERS[target[1]] <= layer, f"{module} imports {name}"
+        if parts[1] in TORCH_ONLY:
+            assert target[0] not in ("nnunetv2", "batchgenerators", "batchgeneratorsv2"), f"{module} imports {name}"
