@@ -1,11 +1,12 @@
 """The ``"kd"`` block of a plans file as frozen, validated dataclasses.
 
-Every number of a distillation lives here and is written into the plans, which nnU-Net copies into the model folder. All keys
-have defaults, so that a plans file without the block works.
+Every number of a distillation lives here and is written into the plans, which nnU-Net copies into the model folder.
+All keys have defaults, so that a plans file without the block works.
 """
 
 import dataclasses
 import json
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -105,11 +106,13 @@ class Ensemble:
     use_gaussian: bool = _value(True, "Gaussian weighting of sliding windows")
     precision: Literal["default", "bf16"] = _value(
         "default",
-        "default: as nnUNetv2_predict (float16 autocast on CUDA, float32 elsewhere); bf16: bfloat16 autocast on the CPU too",
+        "default: as nnUNetv2_predict (float16 autocast on CUDA, float32 elsewhere); bf16: bfloat16 autocast on the "
+        "CPU too",
     )
     from_folder: str | None = _value(
         None,
-        "folder of probability maps (CASE.npz as nnU-Net writes them, original geometry) that takes the place of teachers",
+        "folder of probability maps (CASE.npz as nnU-Net writes them, original geometry) that takes the place of "
+        "teachers",
     )
 
 
@@ -238,9 +241,8 @@ def _check_names(config: Any, path: str) -> None:
         raise UserError(
             f"{path}.checkpoint: found {config.checkpoint!r}, expected a file name such as checkpoint_final.pth."
         )
-    if isinstance(config, Ensemble):
-        if not config.name or not all(c.isalnum() or c in "-_." for c in config.name) or config.name.startswith("."):
-            raise UserError(f"{path}.name: found {config.name!r}, expected letters, digits, '-', '_' and '.'.")
+    if isinstance(config, Ensemble) and not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", config.name):
+        raise UserError(f"{path}.name: found {config.name!r}, expected letters, digits, '-', '_' and '.'.")
 
 
 def _names(cls: type) -> list[str]:

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_kd.teachers import TeacherModel, load_json_file
+from nnunet_kd.files import load_json_file
+from nnunet_kd.teachers import TeacherModel
 
 SMALL_GAP = 0.005
 
 
 def case_dice(summary: dict[str, Any]) -> dict[str, float]:
-    """Mean foreground Dice of every case in nnU-Net's ``summary.json``; classes without reference and prediction left out."""
+    """Mean foreground Dice of every case in nnU-Net's ``summary.json``; classes that neither mask has left out."""
     result = {}
     for case in summary["metric_per_case"]:
         values = [m["Dice"] for label, m in case["metrics"].items() if label != "0"]
@@ -40,11 +41,13 @@ def compare_validation(student_summary: Path, teachers: Iterable[TeacherModel]) 
                 s, t = (float(np.mean([d[c] for c in common])) for d in (student, theirs))
                 gaps.append(t - s)
                 lines.append(
-                    f"Validation Dice on the same {len(common)} cases: student {s:.4f}, {model.folder.name} fold {fold} {t:.4f}"
+                    f"Validation Dice on the same {len(common)} cases: student {s:.4f}, {model.folder.name} fold "
+                    f"{fold} {t:.4f}"
                 )
     if gaps and max(gaps) < SMALL_GAP:
         lines.append(
-            f"WARNING: no teacher is more than {SMALL_GAP} Dice better than this student: there was little to distil. Train the "
+            f"WARNING: no teacher is more than {SMALL_GAP} Dice better than this student: there was little to distil. "
+            "Train the "
             "teachers longer, add folds, or make the student smaller."
         )
     return lines

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import inspect
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunet_kd.config import Ensemble, Teacher
 from nnunet_kd.errors import UserError
+from nnunet_kd.files import load_json_file
 
 _multiarray = getattr(np, "_core", None) or np.core  # NumPy 2 renamed the module
 # Everything that nnU-Net 2.x puts into a checkpoint beside tensors and plain containers.
@@ -48,23 +48,6 @@ def load_checkpoint_file(file: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "network_weights" not in checkpoint:
         raise UserError(f"{file}: not an nnU-Net checkpoint, it has no 'network_weights'.")
     return checkpoint
-
-
-def load_json_file(file: Path) -> dict[str, Any]:
-    """Reads a JSON object.
-
-    Raises:
-        UserError: when the file is missing or not a JSON object.
-    """
-    try:
-        content = json.loads(file.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{file}: no such file.") from None
-    except (OSError, ValueError) as err:
-        raise UserError(f"{file}: cannot be read ({err}).") from err
-    if not isinstance(content, dict):
-        raise UserError(f"{file}: expected a JSON object.")
-    return content
 
 
 @dataclass(frozen=True)
@@ -119,7 +102,8 @@ def find_teachers(
     """Resolves the teachers of a ``"kd"`` block to finished model folders.
 
     Args:
-        teachers: ``kd.teachers``; empty stands for every finished fold of ``nnUNetTrainer__<base_plans>__<configuration>``.
+        teachers: ``kd.teachers``; empty stands for every finished fold of
+            ``nnUNetTrainer__<base_plans>__<configuration>``.
         dataset_results: ``nnUNet_results/DatasetXXX_NAME``.
         base_plans: plans name of the default teacher.
         configuration: configuration of the default teacher.
@@ -162,11 +146,21 @@ def _find_teacher(teacher: Teacher, dataset_results: Path) -> TeacherModel:
 def build_network(
     plans_manager: PlansManager, configuration: str, dataset_json: dict, trainer_name: str
 ) -> torch.nn.Module:
-    """Builds a trainer's network for inference (deep supervision off), with random weights."""
+    """Builds a trainer's network for inference (deep supervision off), with random weights.
+
+    Raises:
+        UserError: when nnU-Net does not find the trainer.
+    """
     cm = plans_manager.get_configuration(configuration)
     inputs = determine_num_input_channels(plans_manager, cm, dataset_json)
     outputs = plans_manager.get_label_manager(dataset_json).num_segmentation_heads
-    build = recursive_find_trainer_class_by_name(trainer_name).build_network_architecture
+    try:
+        build = recursive_find_trainer_class_by_name(trainer_name).build_network_architecture
+    except (RuntimeError, ImportError) as err:
+        raise UserError(
+            f"trainer {trainer_name}: cannot be imported, but its network is needed; install the package it comes "
+            "from or add its folder to nnUNet_extTrainer."
+        ) from err
     if "plans_manager" in inspect.signature(build).parameters:
         return build(plans_manager, cm, inputs, outputs, enable_deep_supervision=False)
     return build(  # trainers written for nnU-Net < 2.8
@@ -180,7 +174,8 @@ def build_network(
 
 
 def load_predictor(model: TeacherModel, fold: int | str, ensemble: Ensemble, device: torch.device) -> nnUNetPredictor:
-    """One frozen teacher inside nnU-Net's own predictor, on ``device``, ready for ``predict_sliding_window_return_logits``.
+    """One frozen teacher inside nnU-Net's own predictor, on ``device``, ready for
+    ``predict_sliding_window_return_logits``.
 
     Raises:
         UserError: when the checkpoint does not fit the network that its plans describe.

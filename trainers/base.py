@@ -79,7 +79,7 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
         """One optimizer step; the network runs under autocast, the losses in float32.
 
         Args:
-            batch: ``data`` (B, C, *spatial), ``target``: (B, 1, *spatial) or a list of it, one per deep-supervision output.
+            batch: ``data`` (B, C, *spatial), ``target``: (B, 1, *spatial) or a list, one per output.
 
         Returns:
             ``loss`` and one entry per loss term, as NumPy scalars.

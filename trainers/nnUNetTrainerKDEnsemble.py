@@ -24,7 +24,7 @@ from nnunet_kd.teachers import load_checkpoint_file
 class nnUNetTrainerKDEnsemble(nnUNetTrainerKDBase):
     """Trains a student on image, hard label and the ensemble's stored soft label.
 
-    Source: Noothout et al. 2022, Eq. 1 (hard + soft loss, start from the best member); Hinton et al. 2015 (temperature).
+    Source: Noothout et al. 2022, Eq. 1 (hard + soft loss, best member first); Hinton et al. 2015 (temperature).
     The hard-label loss stays nnU-Net's ``self.loss``; the distillation terms are ``self.kd_loss``.
     """
 
@@ -107,7 +107,8 @@ class nnUNetTrainerKDEnsemble(nnUNetTrainerKDBase):
         )
         if self.fold != "all" and (seen := ensemble.seen_by_teachers(validation)):
             self.print_to_log_file(
-                f"WARNING: teachers were trained on {len(seen)} of {len(validation)} validation cases of this fold; its "
+                f"WARNING: teachers were trained on {len(seen)} of {len(validation)} validation cases of this fold; "
+                "its "
                 "cross-validation Dice is optimistic. Test on other cases, or use ensemble.membership same_fold."
             )
 
@@ -129,7 +130,8 @@ class nnUNetTrainerKDEnsemble(nnUNetTrainerKDBase):
             self.bare_network.load_state_dict(load_checkpoint_file(file)["network_weights"])
         except RuntimeError as err:
             raise UserError(
-                f"kd.student.start is best_member, but {file} has another architecture than the student; plan the student with "
+                f"kd.student.start is best_member, but {file} has another architecture than the student; plan the "
+                "student with "
                 "--student same, or use start random."
             ) from err
         self.print_to_log_file(f"Starting from {file} (validation Dice {scores[(model, fold)]:.4f})")

@@ -6,5 +6,5 @@ from nnunet_kd.trainers.base import nnUNetTrainerKDBase
 class nnUNetTrainerKDTeacher(nnUNetTrainerKDBase):
     """nnU-Net's trainer with schedule, seed, optimizer and loss (Dice + CE, Dice, CE) from the plans.
 
-    Source: Noothout et al. 2022, Section 2.1 (diverse ensembles differ in architecture and loss, uniform ones in the seed).
+    Source: Noothout et al. 2022, Section 2.1 (ensembles differ in architecture and loss, or in the seed only).
     """

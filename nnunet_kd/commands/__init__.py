@@ -1,1 +1,1 @@
-"""One module per subcommand of ``nnUNetv2_kd``: ``add_arguments(parser)`` and ``run(args)``; heavy imports stay inside ``run``."""
+"""One module per subcommand: ``add_arguments(parser)`` and ``run(args)``; heavy imports stay inside ``run``."""

@@ -55,10 +55,11 @@ def run(args: argparse.Namespace) -> None:
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     from nnunet_kd.config import Teacher
+    from nnunet_kd.environment import dataset_paths
     from nnunet_kd.errors import UserError
+    from nnunet_kd.files import load_json_file, write_json
     from nnunet_kd.planning import plans as planning
     from nnunet_kd.planning import recipes
-    from nnunet_kd.teachers import load_json_file
 
     if args.batch_size is not None and args.batch_size < 1:
         raise UserError(f"--batch_size {args.batch_size}: expected at least 1.")
@@ -66,7 +67,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(
             "-tr: names the trainer of the default teachers; leave it out beside --teachers and --role teacher."
         )
-    preprocessed, results = planning.dataset_folders(args.d)
+    paths = dataset_paths(args.d)
+    preprocessed, results = paths.preprocessed, paths.results
     base = planning.load_base_plans(preprocessed, args.p)
     chosen = list(dict.fromkeys(args.c or base["configurations"]))
     order = planning.training_order(base, chosen)
@@ -83,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
 
     plans = planning.compose_plans(base, name, chosen, config, dataset_json, args.batch_size)
     tables, missing = compare(PlansManager(base), PlansManager(plans), order, dataset_json, config, results)
-    planning.write_plans(plans, file)
+    write_json(file, plans)
 
     print(f"Wrote {file}")
     if recipe:

@@ -70,7 +70,8 @@ def _verify(ensemble) -> None:
     bad = [f"{case}: {fault}" for case, fault in results if fault is not None]
     if bad:
         raise UserError(
-            f"{store.folder}: {len(bad)} of {len(results)} cases are not as they should be ({'; '.join(bad[:10])}); remove those "
+            f"{store.folder}: {len(bad)} of {len(results)} cases are not as they should be ({'; '.join(bad[:10])}); "
+            "remove those "
             "files and export again."
         )
     print(f"{len(results)} cases are whole: {store.folder}")

@@ -13,7 +13,8 @@ class ImageWithSoftLabels:
     """Lazy (I + S + 1, z, y, x) float32 array: image, stored soft labels, and one channel of ones.
 
     nnU-Net pads patches with zeros where they leave the image, so the channel of ones becomes the mask of valid voxels.
-    Background is not among the channels: it is what the foreground leaves to the mask, before and after any interpolation.
+    Background is not among the channels: it is what the foreground leaves to the mask, before and after any
+    interpolation.
     """
 
     dtype = np.dtype(np.float32)
@@ -43,6 +44,6 @@ class SoftLabelDataset:
         self.identifiers = dataset.identifiers
 
     def load_case(self, identifier: str) -> tuple[ImageWithSoftLabels, Any, Any, dict]:
-        """As nnU-Net's dataset: image (with soft labels), segmentation, segmentation of the previous stage, properties."""
+        """As nnU-Net's dataset: image with soft labels, segmentation, that of the previous stage, properties."""
         image, segmentation, previous_stage, properties = self.dataset.load_case(identifier)
         return ImageWithSoftLabels(image, self.store.read(identifier)), segmentation, previous_stage, properties

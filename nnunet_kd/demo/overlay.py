@@ -8,17 +8,18 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-import SimpleITK as sitk
 from matplotlib.lines import Line2D
+from SimpleITK import GetArrayFromImage, ReadImage
 
 from nnunet_kd.demo.results import Result
 from nnunet_kd.demo.synthetic import DATASET_NAME, ORGANS
 
+# Okabe and Ito's colours, which the colour-blind tell apart
 COLORS = {
     "large_organ": "#56B4E9",
     "small_organ": "#E69F00",
     "vessel": "#CC79A7",
-}  # Okabe-Ito, safe for the colour-blind
+}
 REFERENCE_COLOR = "white"
 
 
@@ -92,5 +93,5 @@ def _contours(ax: plt.Axes, label: np.ndarray, colors: dict[str, str], style: st
 
 def _read(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
     """Array (z, y, x) and spacing (z, y, x) in mm."""
-    image = sitk.ReadImage(str(path))
-    return sitk.GetArrayFromImage(image), image.GetSpacing()[::-1]
+    image = ReadImage(str(path))
+    return GetArrayFromImage(image), image.GetSpacing()[::-1]

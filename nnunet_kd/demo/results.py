@@ -141,9 +141,9 @@ def format_table(results: Sequence[Result], device: str) -> str:
         [
             f"Dice on {len(results[0].dice)} test cases, and cost per case ({device})",
             *lines,
-            "passes: networks x mirrored versions per window; the student's mirroring is distilled, the twin runs without.",
+            "passes: networks x mirrored versions per window; the student and its twin run without mirroring.",
             "network s: sliding windows of one preprocessed case, median, models in turn in one process.",
-            "predict s: wall time of nnUNetv2_predict per case; most of it is start-up, which large data sets share out.",
+            "predict s: wall time of nnUNetv2_predict per case, start-up included, which dominates on so few cases.",
         ]
     )
 

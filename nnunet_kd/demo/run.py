@@ -58,9 +58,8 @@ def run_demo(folder: Path, device: str | None = None, seed: int = 0, overwrite: 
     draw_overlay(folder, results)
     write_summary(folder, device, seed, results, seconds, time.perf_counter() - start)
     minutes, rest = divmod(round(time.perf_counter() - start), 60)
-    print(
-        f"{minutes} min {rest} s in all. Written: {folder / 'overlay.png'}, {folder / 'summary.json'}, {folder / 'logs'}"
-    )
+    print(f"{minutes} min {rest} s in all. Picture: {folder / 'overlay.png'}")
+    print(f"Numbers: {folder / 'summary.json'}\nLogs: {folder / 'logs'}")
     print("Read next: docs/getting-started.md, the same steps with your own data.")
 
 

@@ -12,7 +12,7 @@ TEACHER_NETWORK = ("--student", "width=0.5")
 SMALL_NETWORK = ("--student", "width=0.25")
 OPTIMIZER = ("optimizer.name=adam", "optimizer.initial_lr=0.003")
 DISTILLATION = ("distillation.kl.weight=1.0", "hard_loss.weight=0.5", "ensemble.combine=logits")
-ITERATIONS_PER_EPOCH = 20
+ITERATIONS_PER_EPOCH = 25
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Step:
         return " ".join([*(f"{k}={v}" for k, v in self.variables.items()), shlex.join(self.command)])
 
 
-def make_steps(folder: Path, device: str, seed: int, epochs: int = 4) -> list[Step]:
+def make_steps(folder: Path, device: str, seed: int, epochs: int = 3) -> list[Step]:
     """All commands, in order.
 
     Args:
@@ -116,9 +116,12 @@ def schedule(epochs: int, seed: int) -> tuple[str, ...]:
 
 
 def train(title: str, model: Model, fold: str, device: str) -> Step:
-    """Trains one fold; without augmentation workers, the batches are the same at every run."""
+    """Trains one fold; without augmentation workers, the batches are the same at every run.
+
+    One worker is enough for the few validation cases, and each takes seconds to start.
+    """
     command = ("nnUNetv2_train", "999", "3d_fullres", fold, "-tr", model.trainer, "-p", model.plans, "-device", device)
-    return Step(title, command, {"nnUNet_n_proc_DA": "0"})
+    return Step(title, command, {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1"})
 
 
 def predict(model: Model, folder: Path, device: str) -> Step:

@@ -1,14 +1,14 @@
 """A seeded synthetic data set: three touching organs as a scanner would see them.
 
-Shapes are drawn on a grid finer than the voxels and averaged, so voxels at borders mix the intensities of the tissues they
-hold (partial volume); a bias field, texture, noise and look-alikes outside the organs follow.
+Shapes are drawn on a grid finer than the voxels and averaged, so voxels at borders mix the intensities of the tissues
+they hold (partial volume). Look-alikes outside the organs, texture, a bias field and noise make them harder to find.
 """
 
 import json
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
+from SimpleITK import GetImageFromArray, WriteImage
 
 ORGANS = {"large_organ": 1, "small_organ": 2, "vessel": 3}
 SHAPE = (20, 40, 40)
@@ -35,8 +35,8 @@ def make_case(
         noise: standard deviation of the noise; organ means are 30 apart.
 
     Returns:
-        image (z, y, x) float32, label (z, y, x) uint8 and the spacing (z, y, x) in mm. A voxel's label is the tissue that
-        fills most of it.
+        image (z, y, x) float32, label (z, y, x) uint8 and the spacing (z, y, x) in mm. A voxel's label is the tissue
+        that fills most of it.
     """
     tissue, look_alike = _tissues(rng, _coordinates(rng, shape, spacing_mm))
     fractions = np.stack([_voxel_mean(tissue == k) for k in range(len(MEANS))])
@@ -54,8 +54,8 @@ def write_dataset(
 ) -> Path:
     """Writes ``Dataset999_KDDemo`` in nnU-Net's raw format, with two spacings and oblique patient geometry.
 
-    Training cases are in ``imagesTr`` and ``labelsTr``, test cases in ``imagesTs`` and ``labelsTs``. Images without labels are
-    in ``imagesUn``; they are meant for distillation on unlabeled images, which the demo does not use yet.
+    Training cases are in ``imagesTr`` and ``labelsTr``, test cases in ``imagesTs`` and ``labelsTs``. Images without
+    labels are in ``imagesUn``; they are meant for distillation on unlabeled images, which the demo does not use yet.
 
     Args:
         raw_folder: the ``nnUNet_raw`` folder.
@@ -134,7 +134,7 @@ def _ellipsoid(position: np.ndarray, centre: np.ndarray, radii: np.ndarray) -> n
 
 
 def _smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], knots: int) -> np.ndarray:
-    """Normal noise at ``knots`` points per axis, blended by Gaussians as wide as the points are apart; unit variance."""
+    """Normal noise at ``knots`` points per axis, blended by Gaussians of their spacing's width; unit variance."""
     noise = rng.normal(0, 1, (knots,) * len(shape))
     for n in shape:
         distance = np.linspace(0, knots - 1, n)[:, None] - np.arange(knots)
@@ -160,8 +160,8 @@ def _write(
     array: np.ndarray, path: Path, spacing_mm: tuple[float, ...], direction: np.ndarray, origin: np.ndarray
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = sitk.GetImageFromArray(array)
+    image = GetImageFromArray(array)
     image.SetSpacing([float(s) for s in reversed(spacing_mm)])
     image.SetDirection(direction.ravel().tolist())
     image.SetOrigin(origin.tolist())
-    sitk.WriteImage(image, str(path), useCompression=True)
+    WriteImage(image, str(path), useCompression=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from nnunet_kd.config import Distillation
 from nnunet_kd.losses.ramps import ramp
@@ -22,8 +22,8 @@ def unpack_soft_labels(channels: Tensor, sigmoid: bool) -> tuple[Tensor, Tensor]
     """Augmented channels of the data loader -> soft labels and the mask of valid voxels.
 
     Args:
-        channels: (B, S + 1, *spatial): foreground classes or regions, then 1 inside and 0 outside the image; interpolation
-            makes both fractional at the image's border.
+        channels: (B, S + 1, *spatial): foreground classes or regions, then 1 inside and 0 outside the image;
+            interpolation makes both fractional at the image's border.
         sigmoid: the S channels are regions; otherwise background is what they leave to the mask.
 
     Returns:
@@ -67,7 +67,8 @@ class DistillationLoss(nn.Module):
         Args:
             config: terms, weights and ramps.
             sigmoid: region-based labels.
-            deep_supervision_weights: weight of each output, highest resolution first; one weight without deep supervision.
+            deep_supervision_weights: weight of each output, highest resolution first; one weight without deep
+                supervision.
         """
         super().__init__()
         self.config = config

@@ -1,16 +1,16 @@
 """Losses between a student's logits and stored soft labels.
 
-Shapes: logits and soft labels ``(B, C, *spatial)``, 2D or 3D; ``valid`` ``(B, 1, *spatial)``, nonzero where a voxel counts. Without
-any valid voxel a loss is 0. ``sigmoid`` says that the C channels are independent regions instead of a softmax. Half-precision
-inputs are promoted to float32. Soft labels never receive a gradient.
+Shapes: logits and soft labels ``(B, C, *spatial)``, 2D or 3D; ``valid`` ``(B, 1, *spatial)``, nonzero where a voxel
+counts. Without any valid voxel a loss is 0. ``sigmoid`` says that the C channels are independent regions instead of a
+softmax. Half-precision inputs are promoted to float32. Soft labels never receive a gradient.
 """
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
-# A stored 0 stands for a probability below 1/510. A quarter of that bounds what one wrong zero can cost, and tempering it
-# with T = 2 gives such a class 2 %, no more than a network's own tail does.
+# A stored 0 stands for a probability below 1/510. A quarter of that bounds what one wrong zero can cost, and tempering
+# it # with T = 2 gives such a class 2 %, no more than a network's own tail does.
 SMALLEST_PROBABILITY = 5e-4
 
 
@@ -41,7 +41,7 @@ def kl_divergence(
     Raises:
         ValueError: for shapes that do not fit, or another direction.
 
-    Deviations: the store holds probabilities, so the teacher is tempered through log(max(t, 5e-4)) instead of its logits.
+    Deviations: the store holds probabilities, so the teacher is tempered through log(max(t, 5e-4)).
     """
     logits, soft_labels, valid = _prepare(logits, soft_labels, valid)
     if direction not in ("teacher_student", "student_teacher"):
@@ -122,8 +122,8 @@ def soft_dice_loss(
 
     .. math:: 1 - \frac{2 \sum_v p t + s}{\sum_v p^2 + \sum_v t^2 + s}
 
-    Source: Milletari et al. 2016 (V-Net), Section 3. The squared denominator makes the loss 0 exactly at p = t; nnU-Net's
-    sum p + sum t would push a student beyond its soft labels towards hard ones.
+    Source: Milletari et al. 2016 (V-Net), Section 3. The squared denominator makes the loss 0 exactly at p = t;
+    nnU-Net's sum p + sum t would push a student beyond its soft labels towards hard ones.
 
     Args:
         logits: (B, C, *spatial).

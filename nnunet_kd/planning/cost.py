@@ -93,7 +93,7 @@ def measure(
         configuration: configuration of these plans.
         dataset_json: gives input channels and classes.
         network: name in the table.
-        trainer: trainer whose ``build_network_architecture`` is used; the stock one where it cannot be imported.
+        trainer: trainer whose ``build_network_architecture`` is used.
         folds: networks that are averaged.
         mirrored: whether the network is used with test-time mirroring.
     """
@@ -110,13 +110,7 @@ def _build(
     plans_manager: PlansManager, configuration: str, dataset_json: dict, trainer: str, device: str
 ) -> torch.nn.Module:
     with contextlib.redirect_stdout(None), torch.device(device):
-        try:
-            return build_network(plans_manager, configuration, dataset_json, trainer)
-        except (RuntimeError, ImportError) as err:
-            not_installed = isinstance(err, ImportError) or "Could not find requested nnunet trainer" in str(err)
-            if trainer == STOCK_TRAINER or not not_installed:
-                raise
-            return build_network(plans_manager, configuration, dataset_json, STOCK_TRAINER)
+        return build_network(plans_manager, configuration, dataset_json, trainer)
 
 
 def _count(

@@ -1,42 +1,18 @@
 """KD plans: base plans with scaled networks and a ``"kd"`` block, for the same preprocessed data."""
 
-import json
-import os
 import re
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
-from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_kd.config import KDConfig, to_dict
 from nnunet_kd.errors import UserError
+from nnunet_kd.files import load_json_file
 from nnunet_kd.planning.cost import count_parameters
 from nnunet_kd.planning.student import parse_student, student_architecture
-from nnunet_kd.teachers import load_json_file
-
-
-def dataset_folders(dataset: str) -> tuple[Path, Path]:
-    """Folders of a data set, given by ID or name, below nnUNet_preprocessed and nnUNet_results.
-
-    Raises:
-        UserError: when one of the two variables is unset, or the data set is not known or not preprocessed.
-    """
-    for variable in (nnUNet_preprocessed, nnUNet_results):
-        if not variable.is_set():
-            raise UserError(f"{variable.env_var_name} is not set; set it to the folder that nnU-Net uses.")
-    try:
-        name = str(maybe_convert_to_dataset_name(dataset))
-    except (RuntimeError, ValueError) as err:
-        reason = str(err).split(". ")[0]
-        raise UserError(f"-d {dataset}: not a data set below {nnUNet_preprocessed} ({reason}).") from err
-    preprocessed = Path(nnUNet_preprocessed) / name
-    if not preprocessed.is_dir():
-        raise UserError(f"{preprocessed}: no such folder; check -d, or run: nnUNetv2_plan_and_preprocess -d ID")
-    return preprocessed, Path(nnUNet_results) / name
 
 
 def load_base_plans(preprocessed: Path, plans_name: str) -> dict[str, Any]:
@@ -199,16 +175,3 @@ def check_target(file: Path, base_plans: str, overwrite: bool) -> None:
         raise UserError(
             f"{file}: was not written by nnUNetv2_kd plan and is not overwritten; choose another name with -o."
         )
-
-
-def write_plans(plans: dict[str, Any], file: Path) -> None:
-    """Writes plans whole or not at all."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as f:
-            json.dump(plans, f, indent=4)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """Probabilities <-> the bytes of the store.
 
-Softmax labels store the C - 1 foreground classes; background is what is missing to the whole. Regions store all R sigmoids.
+Softmax labels store the C - 1 foreground classes; background is what is missing to the whole. Regions store all R
+sigmoids.
 """
 
 import numpy as np
@@ -17,8 +18,8 @@ def encode(probabilities: np.ndarray, regions: bool, dtype: str) -> np.ndarray:
         dtype: ``uint8`` or ``float16``.
 
     Returns:
-        (C - 1, z, y, x) or (R, z, y, x). As uint8 in units of 1/255; all C then sum to exactly 255, by largest remainders, so
-        that the order of the classes is kept and no value is off by 1/255 or more.
+        (C - 1, z, y, x) or (R, z, y, x). As uint8 in units of 1/255; all C then sum to exactly 255, by largest
+        remainders, so that the order of the classes is kept and no value is off by 1/255 or more.
     """
     if dtype == "float16":
         return (probabilities if regions else probabilities[1:]).astype(np.float16)

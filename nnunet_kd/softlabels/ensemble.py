@@ -14,9 +14,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 import nnunet_kd
 from nnunet_kd.config import KDConfig
 from nnunet_kd.errors import UserError
+from nnunet_kd.files import load_json_file
 from nnunet_kd.softlabels.geometry import StudentSpace, check_labels
 from nnunet_kd.softlabels.store import FORMAT, SoftLabelStore
-from nnunet_kd.teachers import TeacherModel, find_teachers, load_json_file
+from nnunet_kd.teachers import TeacherModel, find_teachers
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class TeachingEnsemble:
         kept = tuple(m for m in kept if m.folds)
         if not kept:
             raise UserError(
-                f"kd.ensemble.membership is same_fold, but no teacher was trained on exactly the cases of fold {fold}; train "
+                f"kd.ensemble.membership is same_fold, but no teacher was trained on exactly the cases of fold "
+                f"{fold}; train "
                 f"teachers on fold {fold} or use membership all or out_of_fold."
             )
         return cls(kd, student, kept, fold)
@@ -81,7 +83,8 @@ class TeachingEnsemble:
             return frozenset(self.student.dataset.identifiers)
         if not 0 <= int(fold) < len(self._splits):
             raise UserError(
-                f"{self.student.preprocessed / 'splits_final.json'}: defines {len(self._splits)} folds, not fold {fold}; membership "
+                f"{self.student.preprocessed / 'splits_final.json'}: defines {len(self._splits)} folds, not fold "
+                f"{fold}; membership "
                 f"{self.kd.ensemble.membership} needs to know which cases a teacher has seen."
             )
         return frozenset(self._splits[int(fold)]["train"])
@@ -106,7 +109,8 @@ class TeachingEnsemble:
         chosen = tuple(m for m in chosen if m.folds)
         if not chosen:
             raise UserError(
-                f"case {case}: every teacher was trained on it, membership out_of_fold leaves none; train the other folds or use "
+                f"case {case}: every teacher was trained on it, membership out_of_fold leaves none; train the other "
+                "folds or use "
                 "membership all."
             )
         return chosen
@@ -129,7 +133,9 @@ class TeachingEnsemble:
             source = Path(e.from_folder).expanduser()
             files = [(f.name, f.stat().st_size) for f in sorted(source.glob("*.npz"))]
             return {**identity, "from_folder": str(source.resolve()), "files_sha256": _digest(files)}
-        identity |= {k: getattr(e, k) for k in ("combine", "membership", "mirroring", "step_size", "use_gaussian", "precision")}
+        identity |= {
+            k: getattr(e, k) for k in ("combine", "membership", "mirroring", "step_size", "use_gaussian", "precision")
+        }
         identity["teachers"] = [
             {
                 "dataset": m.plans_manager.dataset_name,

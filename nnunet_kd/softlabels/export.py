@@ -72,8 +72,8 @@ class Exporter:
         """The ensemble's probabilities (C, z, y, x) of a case, float32.
 
         ``combine: probabilities`` averages over all members (Noothout et al. 2022, Section 2.2, and nnUNetv2_ensemble).
-        ``combine: logits`` averages the logits of one model folder's folds as nnUNetv2_predict does, then the probabilities of
-        the model folders as nnUNetv2_ensemble does.
+        ``combine: logits`` averages the logits of one model folder's folds as nnUNetv2_predict does, then the
+        probabilities of the model folders as nnUNetv2_ensemble does.
         """
         if self.ensemble.kd.ensemble.from_folder is not None:
             return from_original_geometry(self.ensemble.student, self._read_map(case.name), case)
@@ -131,12 +131,14 @@ class Exporter:
             segmentation = np.asarray(dataset.load_case(case)[2][:])
         except (FileNotFoundError, RuntimeError):
             raise UserError(
-                f"{folder}: has no segmentation of case {case}, which the cascaded teacher {model.folder.name} needs; train all "
+                f"{folder}: has no segmentation of case {case}, which the cascaded teacher {model.folder.name} needs; "
+                "train all "
                 f"folds of its configuration {previous}."
             ) from None
         if segmentation.shape != data.shape[1:]:
             raise UserError(
-                f"teacher {model.folder.name}: a cascaded teacher can only teach a student that reads the same preprocessed data "
+                f"teacher {model.folder.name}: a cascaded teacher can only teach a student that reads the same "
+                "preprocessed data "
                 f"(case {case}: {segmentation.shape} and {data.shape[1:]})."
             )
         labels = model.plans_manager.get_label_manager(model.dataset_json).foreground_labels

@@ -4,8 +4,8 @@ Three paths, the shortest that is right is taken:
 
 * ``direct``: teacher and student read the same preprocessed data; nothing is resampled.
 * ``resampled``: same axes and crop, another spacing; the teacher's logits are resampled once, to the student's grid.
-* ``original``: anything else (a 2D teacher for a 3D student, other axes, another preprocessor, maps from elsewhere); through the
-  original image geometry, exactly as nnU-Net exports probabilities, and from there into the student's grid.
+* ``original``: anything else (a 2D teacher for a 3D student, other axes, another preprocessor, maps from elsewhere);
+  through the original image geometry, exactly as nnU-Net exports probabilities, and from there into the student's grid.
 """
 
 from collections.abc import Mapping, Sequence
@@ -130,7 +130,8 @@ def check_labels(student: StudentSpace, teacher: TeacherModel) -> None:
     theirs = (teacher.dataset_json["labels"], teacher.dataset_json.get("regions_class_order"))
     if mine != theirs:
         raise UserError(
-            f"teacher {teacher.folder}: predicts the labels {theirs[0]}, the student's data set has {mine[0]}; teachers need the "
+            f"teacher {teacher.folder}: predicts the labels {theirs[0]}, the student's data set has {mine[0]}; "
+            "teachers need the "
             "same labels in the same order."
         )
     if len(student.configuration_manager.normalization_schemes) != len(
@@ -201,7 +202,8 @@ def from_original_geometry(student: StudentSpace, probabilities: np.ndarray, cas
     transposed = probabilities.transpose([0, *(i + 1 for i in plans.transpose_forward)])
     if transposed.shape[1:] != tuple(case.properties["shape_before_cropping"]):
         raise UserError(
-            f"case {case.name}: the probability map has shape {probabilities.shape[1:]}, its image (axes in nnU-Net's order) "
+            f"case {case.name}: the probability map has shape {probabilities.shape[1:]}, its image (axes in nnU-Net's "
+            "order) "
             f"{tuple(case.properties['shape_before_cropping'][i] for i in plans.transpose_backward)}."
         )
     cropped = transposed[(slice(None), *bounding_box_to_slice(case.properties["bbox_used_for_cropping"]))]

@@ -1,12 +1,10 @@
 """Probability maps from any framework as a store: ``nnUNetv2_kd softlabels --from FOLDER``."""
 
-import json
-import os
 from pathlib import Path
 
 from nnunet_kd.config import KDConfig
 from nnunet_kd.errors import UserError
-from nnunet_kd.teachers import load_json_file
+from nnunet_kd.files import load_json_file, write_json
 
 
 def record_import(plans_file: Path, folder: str) -> KDConfig:
@@ -29,7 +27,5 @@ def record_import(plans_file: Path, folder: str) -> KDConfig:
         )
     plans["kd"].setdefault("ensemble", {})["from_folder"] = str(source)
     kd = KDConfig.from_plans(plans)
-    temporary = plans_file.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(plans, indent=4))
-    os.replace(temporary, plans_file)
+    write_json(plans_file, plans)
     return kd

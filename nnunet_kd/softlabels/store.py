@@ -1,15 +1,14 @@
 """The store: one blosc2 array per case and one manifest per ensemble and data identifier.
 
 ``nnUNet_preprocessed/DatasetXXX_NAME/kd_softlabels/<ensemble_id>/<data_identifier>/<case>.b2nd`` and ``manifest.json``.
-What belongs to a case (shape, dtype, SHA-256, teachers) travels inside its file, so that exporters that run at once, also on
-different machines, never write to the same file.
+What belongs to a case (shape, dtype, SHA-256, teachers) travels inside its file, so that exporters that run at once,
+also on different machines, never write to the same file.
 """
 
 import hashlib
 import json
 import os
 import re
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 
 from nnunet_kd.errors import UserError
+from nnunet_kd.files import write_json, write_whole
 from nnunet_kd.softlabels.encoding import encode
 
 FORMAT = 1
@@ -49,13 +49,14 @@ class SoftLabelStore:
         """
         if not (folder / MANIFEST).exists():
             folder.mkdir(parents=True, exist_ok=True)
-            _write_whole(folder / MANIFEST, lambda f: f.write_text(json.dumps(manifest, indent=2, sort_keys=True)))
+            write_json(folder / MANIFEST, manifest)
         store = cls.open(folder)
         for key in ("format", "identity", "labels"):
             difference = _first_difference(store.manifest.get(key), json.loads(json.dumps(manifest[key])), key)
             if difference:
                 raise UserError(
-                    f"{folder}: holds other soft labels than asked for ({difference}); move that folder away or export under "
+                    f"{folder}: holds other soft labels than asked for ({difference}); move that folder away or "
+                    "export under "
                     "another ensemble.name."
                 )
         return store
@@ -126,7 +127,7 @@ class SoftLabelStore:
             )
             array.schunk.vlmeta[_RECORD] = json.dumps({**record, **own})
 
-        _write_whole(self.file(case), save)
+        write_whole(self.file(case), save)
 
     def read(self, case: str) -> blosc2.NDArray:
         """Lazy stored array of a case, (C - 1, z, y, x) or (R, z, y, x)."""
@@ -165,22 +166,6 @@ class SoftLabelStore:
 
 def _sha256(array: np.ndarray) -> str:
     return hashlib.sha256(array.tobytes()).hexdigest()
-
-
-def _write_whole(target: Path, save: Any) -> None:
-    """Calls ``save`` with a temporary file, syncs it to disk and renames it to ``target``."""
-    temporary = target.with_name(f".{uuid.uuid4().hex}{target.suffix}")
-    try:
-        save(temporary)
-        with temporary.open("rb") as f:
-            os.fsync(f.fileno())
-        os.replace(temporary, target)
-    except OSError as err:
-        raise UserError(
-            f"{target}: cannot be written ({err.strerror or err}); free some space or mend the permissions."
-        ) from err
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _first_difference(found: Any, asked: Any, path: str) -> str | None:

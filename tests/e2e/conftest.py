@@ -16,7 +16,12 @@ ROOT = Path(__file__).resolve().parents[2]
 DATASET = "Dataset004_Hippocampus"
 CONFIGURATION = "3d_fullres"
 TRAIN, TEST = 8, 2
-SHORT = ["schedule.num_epochs=2", "schedule.val_iterations_per_epoch=1", "optimizer.name=adam", "optimizer.initial_lr=0.001"]
+SHORT = [
+    "schedule.num_epochs=2",
+    "schedule.val_iterations_per_epoch=1",
+    "optimizer.name=adam",
+    "optimizer.initial_lr=0.001",
+]
 
 
 def pytest_collection_modifyitems(items):
@@ -81,7 +86,9 @@ class Workspace:
             timeout=900,
         )
         printed = result.stdout + result.stderr
-        assert result.returncode == code, f"{' '.join(map(str, command))} exited with {result.returncode}:\n{printed[-4000:]}"
+        assert result.returncode == code, (
+            f"{' '.join(map(str, command))} exited with {result.returncode}:\n{printed[-4000:]}"
+        )
         return printed
 
     def plan(self, name: str, *arguments: str, base: str = "nnUNetPlans") -> None:
@@ -90,10 +97,23 @@ class Workspace:
         options = [a for a in arguments if a not in settings]
         self.run("nnUNetv2_kd", "plan", "-d", "4", "-p", base, "-o", name, *options, "--set", *SHORT, *settings)
 
-    def train(self, plans: str, fold: str, trainer: str, *options: str, configuration: str = CONFIGURATION, code: int = 0) -> str:
+    def train(
+        self, plans: str, fold: str, trainer: str, *options: str, configuration: str = CONFIGURATION, code: int = 0
+    ) -> str:
         """``nnUNetv2_train`` on the CPU."""
         return self.run(
-            "nnUNetv2_train", "4", configuration, fold, "-tr", trainer, "-p", plans, "-device", "cpu", *options, code=code
+            "nnUNetv2_train",
+            "4",
+            configuration,
+            fold,
+            "-tr",
+            trainer,
+            "-p",
+            plans,
+            "-device",
+            "cpu",
+            *options,
+            code=code,
         )
 
 
@@ -130,7 +150,19 @@ def workspace(tmp_path_factory) -> Workspace:
     data = real_data()
     space = Workspace(tmp_path_factory.mktemp("nnunet"))
     _copy_cases(data / "hippocampus", space.raw)
-    space.run("nnUNetv2_plan_and_preprocess", "-d", "4", "-c", "2d", "3d_fullres", "-np", "2", "2", "--verify_dataset_integrity")
+    space.run(
+        "nnUNetv2_plan_and_preprocess",
+        "-d",
+        "4",
+        "-c",
+        "2d",
+        "3d_fullres",
+        "-np",
+        "2",
+        "2",
+        "--verify_dataset_integrity",
+        nnUNet_n_proc_DA="1",  # nnU-Net 2.8.1 cannot plan with 0
+    )
     _add_lowres(space.preprocessed / "nnUNetPlans.json")
     space.run("nnUNetv2_preprocess", "-d", "4", "-c", "3d_lowres", "-plans_name", "nnUNetPlans", "-np", "2")
     cases = sorted(f.name.removesuffix(".nii.gz") for f in (space.raw / "labelsTr").iterdir())

@@ -28,8 +28,8 @@ def nnunet_prediction(workspace, teachers, which, combine, output):
     def predict(configuration, folds, folder, *options):
         trainer, plans, _ = teachers[configuration].split("__")
         workspace.run(
-            "nnUNetv2_predict", "-d", "4", "-i", images, "-o", folder, "-f", *folds, "-c", configuration, "-tr", trainer,
-            "-p", plans, "-device", "cpu", "-npp", "1", "-nps", "1", "--disable_progress_bar", *options,
+            "nnUNetv2_predict", "-d", "4", "-i", images, "-o", folder, "-f", *folds, "-c", configuration, "-tr",
+            trainer, "-p", plans, "-device", "cpu", "-npp", "1", "-nps", "1", "--disable_progress_bar", *options,
         )  # fmt: skip
 
     if combine == "logits" or len(members) == 1:

@@ -68,7 +68,9 @@ def test_integers_are_accepted_where_numbers_are_expected():
 
 
 def test_settings_change_only_what_they_name():
-    changed = apply_settings({"schedule": {"seed": 1}}, ["schedule.num_epochs=5", "optimizer.name=adam", "kd.recipe=null"])
+    changed = apply_settings(
+        {"schedule": {"seed": 1}}, ["schedule.num_epochs=5", "optimizer.name=adam", "kd.recipe=null"]
+    )
     assert changed == {"schedule": {"seed": 1, "num_epochs": 5}, "optimizer": {"name": "adam"}, "recipe": None}
 
 

@@ -8,6 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = {
     "errors": 0,
+    "files": 1,
     "config": 1,
     "losses": 1,
     "networks": 1,

@@ -94,7 +94,7 @@ def test_verify_finds_what_is_wrong(store):
     for case in ("good", "truncated", "resized", "stranger"):
         store.write(case, probabilities(), PATCH, {})
     store.file("truncated").write_bytes(store.file("truncated").read_bytes()[:400])
-    faults = dict(store.verify({c: (10, 9, 8) for c in ("good", "truncated", "absent")} | {"resized": (10, 9, 9)}))
+    faults = dict(store.verify(dict.fromkeys(("good", "truncated", "absent"), (10, 9, 8)) | {"resized": (10, 9, 9)}))
     assert faults["good"] is None
     assert "missing" in faults["absent"]
     assert "shape" in faults["resized"]

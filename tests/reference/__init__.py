@@ -1,0 +1,1 @@
+"""Independent float64 NumPy implementations that the tests compare with."""
