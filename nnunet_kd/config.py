@@ -172,7 +172,9 @@ class Student:
     mirroring: bool = _value(
         False, "let nnUNetv2_predict mirror the student at test time (8 passes in 3D instead of 1)"
     )
-    check_teachers: bool = _value(True, "warn when the teachers are not better than their own members or badly trained")
+    check_teachers: bool = _value(
+        True, "after validation, compare with the teachers on the same cases and warn when there was little to distil"
+    )
 
 
 @dataclass(frozen=True)
@@ -246,7 +248,7 @@ def _check_names(config: Any, path: str) -> None:
 
 
 def _names(cls: type) -> list[str]:
-    return [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    return [f.name for f in dataclasses.fields(cls)]
 
 
 def describe_type(hint: Any) -> str:
@@ -311,7 +313,7 @@ def _check_limits(value: Any, path: str, limits: Mapping[str, Any]) -> None:
 def iterate_keys(cls: type = KDConfig, path: str = "kd") -> Iterator[tuple[str, str, str, str]]:
     """Every key of the block as (path, type, default, meaning), in order; the reference page is made from it."""
     hints = typing.get_type_hints(cls)
-    for f in dataclasses.fields(cls):  # type: ignore[arg-type]
+    for f in dataclasses.fields(cls):
         hint, name = hints[f.name], f"{path}.{f.name}"
         if dataclasses.is_dataclass(hint):
             yield from iterate_keys(typing.cast(type, hint), name)

@@ -8,6 +8,7 @@ import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 
 def append_curves(progress_png: Path, curves: Mapping[str, Sequence[float]]) -> None:
@@ -26,7 +27,8 @@ def append_curves(progress_png: Path, curves: Mapping[str, Sequence[float]]) -> 
         axes.set(xlabel="epoch", ylabel="weighted loss term")
         axes.grid(visible=True, alpha=0.4)
         axes.legend(loc="upper right")
-        figure.canvas.draw()
-        below = np.asarray(figure.canvas.buffer_rgba(), dtype=np.float32) / 255
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        below = np.asarray(canvas.buffer_rgba(), dtype=np.float32) / 255
         plt.close(figure)
     plt.imsave(progress_png, np.concatenate((above[..., :3], below[:, : above.shape[1], :3])))

@@ -53,33 +53,36 @@ def median_case(result: Result) -> str:
 
 
 def busiest_slice(label: np.ndarray, axis: int) -> int:
-    """Index of the slice along ``axis`` that shows the most of the organ of which least is seen there."""
+    """Slice along ``axis`` that shows all organs: the smallest section, relative to the organ's largest, is largest."""
     other = tuple(i for i in range(label.ndim) if i != axis)
-    visible = [(label == k).sum(other) / (label == k).sum() for k in ORGANS.values()]
-    return int(np.min(visible, axis=0).argmax())
+    areas = np.array([(label == k).sum(other) for k in ORGANS.values()])
+    return int((areas / areas.max(1, keepdims=True)).min(0).argmax())
 
 
 def _draw(panels: list, image: np.ndarray, reference: np.ndarray, spacing_mm: Sequence[float]) -> plt.Figure:
-    views = [("axial", 0, spacing_mm[1] / spacing_mm[2]), ("coronal", 1, spacing_mm[0] / spacing_mm[2])]
+    views = [("axial", 0, "upper"), ("coronal", 1, "lower")]
     figure, axes = plt.subplots(
-        len(views), len(panels), figsize=(2.4 * len(panels), 5.6), layout="constrained", facecolor="white"
+        len(views), len(panels), figsize=(2.4 * len(panels), 5.7), layout="constrained", facecolor="white"
     )
     low, high = np.percentile(image, (1, 99.7))
-    for row, (view, axis, aspect) in zip(axes, views, strict=True):
+    for row, (view, axis, origin) in zip(axes, views, strict=True):
+        height_mm, width_mm = np.delete(spacing_mm, axis)
         where = busiest_slice(reference, axis)
-        row[0].set_ylabel(view, fontsize=11)
+        row[0].set_ylabel(view, fontsize=12)
         for ax, (title, label) in zip(row, panels, strict=True):
-            ax.imshow(image.take(where, axis), cmap="gray", vmin=low, vmax=high, aspect=aspect, origin="upper")
+            style = {"cmap": "gray", "vmin": low, "vmax": high, "interpolation": "bilinear"}
+            ax.imshow(image.take(where, axis), aspect=height_mm / width_mm, origin=origin, **style)
+            ax.autoscale(False)
             if label is not None:
                 if label is not reference:
                     _contours(ax, reference.take(where, axis), dict.fromkeys(ORGANS, REFERENCE_COLOR), "dotted", 1.2)
                 _contours(ax, label.take(where, axis), COLORS, "solid", 1.8)
             ax.set(xticks=[], yticks=[])
-            if row is axes[0]:
-                ax.set_title(title, fontsize=11)
+            if axis == 0:
+                ax.set_title(title, fontsize=12)
     handles = [Line2D([], [], color=c, lw=2.5, label=o.replace("_", " ")) for o, c in COLORS.items()]
     handles.append(Line2D([], [], color="0.45", lw=1.5, ls="dotted", label="reference (white)"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=11)
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=12)
     return figure
 
 

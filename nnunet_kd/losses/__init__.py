@@ -7,10 +7,23 @@ from nnunet_kd.losses.distillation import (
     unpack_soft_labels,
 )
 from nnunet_kd.losses.ramps import ramp
-from nnunet_kd.losses.soft_labels import kl_divergence, mse_of_probabilities, soft_cross_entropy, soft_dice_loss
+from nnunet_kd.losses.soft_labels import (
+    KLDivergence,
+    MSEOfProbabilities,
+    SoftCrossEntropy,
+    SoftDiceLoss,
+    kl_divergence,
+    mse_of_probabilities,
+    soft_cross_entropy,
+    soft_dice_loss,
+)
 
 __all__ = [
     "DistillationLoss",
+    "KLDivergence",
+    "MSEOfProbabilities",
+    "SoftCrossEntropy",
+    "SoftDiceLoss",
     "active_terms",
     "kl_divergence",
     "mse_of_probabilities",

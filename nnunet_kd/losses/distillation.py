@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from nnunet_kd.config import Distillation
 from nnunet_kd.losses.ramps import ramp
-from nnunet_kd.losses.soft_labels import kl_divergence, mse_of_probabilities, soft_cross_entropy, soft_dice_loss
+from nnunet_kd.losses.soft_labels import KLDivergence, MSEOfProbabilities, SoftCrossEntropy, SoftDiceLoss
 
 TERMS = ("kl", "mse", "soft_ce", "soft_dice")
 
@@ -50,9 +49,9 @@ def resize_soft_labels(soft_labels: Tensor, valid: Tensor, shape: Sequence[int])
     """
     if tuple(soft_labels.shape[2:]) == tuple(shape):
         return soft_labels, valid
-    pool = F.adaptive_avg_pool2d if len(shape) == 2 else F.adaptive_avg_pool3d
-    share = pool(valid.to(soft_labels.dtype), list(shape))
-    return pool(soft_labels, list(shape)) / share.clamp_min(1e-6), share >= 0.5
+    pool = nn.AdaptiveAvgPool2d(tuple(shape)) if len(shape) == 2 else nn.AdaptiveAvgPool3d(tuple(shape))
+    share = pool(valid.to(soft_labels.dtype))
+    return pool(soft_labels) / share.clamp_min(1e-6), share >= 0.5
 
 
 class DistillationLoss(nn.Module):
@@ -74,7 +73,13 @@ class DistillationLoss(nn.Module):
         self.config = config
         self.sigmoid = sigmoid
         self.output_weights = tuple(deep_supervision_weights) if config.deep_supervision else (1.0,)
-        self.terms = active_terms(config)
+        modules = {
+            "kl": KLDivergence(config.kl.temperature, config.kl.direction, sigmoid),
+            "mse": MSEOfProbabilities(sigmoid),
+            "soft_ce": SoftCrossEntropy(sigmoid),
+            "soft_dice": SoftDiceLoss(config.soft_dice.batch_dice, sigmoid=sigmoid),
+        }
+        self.terms = nn.ModuleDict({name: modules[name] for name in active_terms(config)})
 
     def forward(self, outputs: Tensor | Sequence[Tensor], channels: Tensor, progress: float) -> dict[str, Tensor]:
         """Value of each active term, weighted and ramped.
@@ -83,33 +88,28 @@ class DistillationLoss(nn.Module):
             outputs: logits (B, C, *spatial), or a sequence of them, highest resolution first.
             channels: soft-label channels (B, S + 1, *spatial) of the batch, see :func:`unpack_soft_labels`.
             progress: fraction of the training that has passed, in [0, 1].
+
+        Raises:
+            ValueError: when the number of outputs is not that of the weights.
         """
+        outputs = [outputs] if isinstance(outputs, Tensor) else outputs
+        if not self.config.deep_supervision:
+            outputs = outputs[:1]
+        if len(outputs) != len(self.output_weights):
+            raise ValueError(f"{len(outputs)} outputs, but {len(self.output_weights)} deep-supervision weights")
         if not self.terms:
             return {}
-        outputs = [outputs] if isinstance(outputs, Tensor) else outputs
         soft_labels, valid = unpack_soft_labels(channels, self.sigmoid)
         sums: dict[str, Tensor] = {}
-        for logits, weight in zip(outputs, self.output_weights, strict=False):
+        for logits, weight in zip(outputs, self.output_weights, strict=True):
             if weight == 0:
                 continue
             targets = resize_soft_labels(soft_labels, valid, logits.shape[2:])
-            for name in self.terms:
-                sums[name] = sums.get(name, 0) + weight * self._term(name, logits, *targets)
+            for name, term in self.terms.items():
+                value = weight * term(logits, *targets)
+                sums[name] = sums[name] + value if name in sums else value
         return {name: value * self._weight(name, progress) for name, value in sums.items()}
 
     def _weight(self, name: str, progress: float) -> float:
         term = getattr(self.config, name)
         return term.weight * ramp(term.ramp, progress, term.ramp_length)
-
-    def _term(self, name: str, logits: Tensor, soft_labels: Tensor, valid: Tensor) -> Tensor:
-        if name == "kl":
-            kl = self.config.kl
-            return kl_divergence(
-                logits, soft_labels, valid, temperature=kl.temperature, direction=kl.direction, sigmoid=self.sigmoid
-            )
-        if name == "mse":
-            return mse_of_probabilities(logits, soft_labels, valid, sigmoid=self.sigmoid)
-        if name == "soft_ce":
-            return soft_cross_entropy(logits, soft_labels, valid, sigmoid=self.sigmoid)
-        batch_dice = self.config.soft_dice.batch_dice
-        return soft_dice_loss(logits, soft_labels, valid, batch_dice=batch_dice, sigmoid=self.sigmoid)

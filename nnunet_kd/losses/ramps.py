@@ -6,7 +6,8 @@ import math
 def ramp(kind: str, progress: float, length: float = 1.0) -> float:
     """Factor in [0, 1] of a loss weight.
 
-    ``none``: 1. ``linear``: t. ``gaussian``: exp(-5 (1 - t)^2). With t = min(1, progress / length).
+    ``none``: 1. ``linear``: t. ``gaussian``: exp(-5 (1 - t)^2). With t = progress / length,
+    held to [0, 1].
 
     Source: Choi et al. 2022, Section 2.2 (gaussian, the warm-up lambda(t)).
 
@@ -18,7 +19,7 @@ def ramp(kind: str, progress: float, length: float = 1.0) -> float:
     Raises:
         ValueError: for another kind.
     """
-    t = min(1.0, progress / length)
+    t = min(1.0, max(0.0, progress) / length)
     if kind == "none":
         return 1.0
     if kind == "linear":

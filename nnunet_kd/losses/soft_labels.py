@@ -6,11 +6,11 @@ softmax. Half-precision inputs are promoted to float32. Soft labels never receiv
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-# A stored 0 stands for a probability below 1/510. A quarter of that bounds what one wrong zero can cost, and tempering
-# it # with T = 2 gives such a class 2 %, no more than a network's own tail does.
+# A stored 0 stands for a probability below 1/510. A quarter of that bounds what one wrong zero can cost; tempered with
+# T = 2 it leaves such a class 2 %, no more than a network's own tail has.
 SMALLEST_PROBABILITY = 5e-4
 
 
@@ -39,13 +39,15 @@ def kl_divergence(
         sigmoid: independent regions; the divergences of the C Bernoulli distributions are summed.
 
     Raises:
-        ValueError: for shapes that do not fit, or another direction.
+        ValueError: for shapes that do not fit, another direction, or a temperature that is not positive.
 
     Deviations: the store holds probabilities, so the teacher is tempered through log(max(t, 5e-4)).
     """
     logits, soft_labels, valid = _prepare(logits, soft_labels, valid)
     if direction not in ("teacher_student", "student_teacher"):
         raise ValueError(f"direction {direction!r}: expected 'teacher_student' or 'student_teacher'")
+    if not temperature > 0:
+        raise ValueError(f"temperature {temperature!r}: expected a number > 0")
     t = soft_labels.clamp_min(SMALLEST_PROBABILITY)
     if sigmoid:
         # A Bernoulli distribution is a softmax over {region, not region}.
@@ -134,10 +136,12 @@ def soft_dice_loss(
         sigmoid: independent regions, all of which count; with a softmax the background (channel 0) is left out.
 
     Raises:
-        ValueError: for shapes that do not fit.
+        ValueError: for shapes that do not fit, or a softmax without a foreground class.
     """
     logits, soft_labels, valid = _prepare(logits, soft_labels, valid)
     first = 0 if sigmoid else 1
+    if logits.shape[1] <= first:
+        raise ValueError(f"logits {tuple(logits.shape)}: a softmax needs background and at least one foreground class")
     p, t = _probabilities(logits, sigmoid)[:, first:], soft_labels[:, first:]
     axes = [0] * batch_dice + list(range(2, p.ndim))
     overlap = (p * t * valid).sum(axes)
@@ -145,8 +149,67 @@ def soft_dice_loss(
     return 1 - ((2 * overlap + smooth) / (total + smooth)).mean()
 
 
+class KLDivergence(nn.Module):
+    """Module of :func:`kl_divergence`."""
+
+    def __init__(self, temperature: float = 2.0, direction: str = "teacher_student", sigmoid: bool = False):
+        """Arguments as those of the function."""
+        super().__init__()
+        self.temperature, self.direction, self.sigmoid = temperature, direction, sigmoid
+
+    def forward(self, logits: Tensor, soft_labels: Tensor, valid: Tensor | None = None) -> Tensor:
+        """See :func:`kl_divergence`."""
+        return kl_divergence(
+            logits, soft_labels, valid, temperature=self.temperature, direction=self.direction, sigmoid=self.sigmoid
+        )
+
+
+class MSEOfProbabilities(nn.Module):
+    """Module of :func:`mse_of_probabilities`."""
+
+    def __init__(self, sigmoid: bool = False):
+        """Arguments as those of the function."""
+        super().__init__()
+        self.sigmoid = sigmoid
+
+    def forward(self, logits: Tensor, soft_labels: Tensor, valid: Tensor | None = None) -> Tensor:
+        """See :func:`mse_of_probabilities`."""
+        return mse_of_probabilities(logits, soft_labels, valid, sigmoid=self.sigmoid)
+
+
+class SoftCrossEntropy(nn.Module):
+    """Module of :func:`soft_cross_entropy`."""
+
+    def __init__(self, sigmoid: bool = False):
+        """Arguments as those of the function."""
+        super().__init__()
+        self.sigmoid = sigmoid
+
+    def forward(self, logits: Tensor, soft_labels: Tensor, valid: Tensor | None = None) -> Tensor:
+        """See :func:`soft_cross_entropy`."""
+        return soft_cross_entropy(logits, soft_labels, valid, sigmoid=self.sigmoid)
+
+
+class SoftDiceLoss(nn.Module):
+    """Module of :func:`soft_dice_loss`."""
+
+    def __init__(self, batch_dice: bool = True, smooth: float = 1e-5, sigmoid: bool = False):
+        """Arguments as those of the function."""
+        super().__init__()
+        self.batch_dice, self.smooth, self.sigmoid = batch_dice, smooth, sigmoid
+
+    def forward(self, logits: Tensor, soft_labels: Tensor, valid: Tensor | None = None) -> Tensor:
+        """See :func:`soft_dice_loss`."""
+        return soft_dice_loss(
+            logits, soft_labels, valid, batch_dice=self.batch_dice, smooth=self.smooth, sigmoid=self.sigmoid
+        )
+
+
 def _prepare(logits: Tensor, soft_labels: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Checks shapes, promotes half precision, detaches the soft labels, makes the mask a float (B, 1, *spatial)."""
+    """Checks shapes, promotes half precision, detaches the soft labels, makes the mask a float (B, 1, *spatial).
+
+    What is not valid is replaced by 0 before any arithmetic: a NaN times a mask of 0 would still be NaN.
+    """
     if logits.shape != soft_labels.shape or logits.ndim < 3:
         raise ValueError(
             f"logits {tuple(logits.shape)} and soft labels {tuple(soft_labels.shape)} must both be (B, C, *spatial)"
@@ -154,8 +217,11 @@ def _prepare(logits: Tensor, soft_labels: Tensor, valid: Tensor | None) -> tuple
     if valid is not None and valid.shape != (logits.shape[0], 1, *logits.shape[2:]):
         raise ValueError(f"valid {tuple(valid.shape)} must be {(logits.shape[0], 1, *logits.shape[2:])}")
     dtype = torch.promote_types(logits.dtype, torch.float32)
-    mask = torch.ones_like(logits[:, :1], dtype=dtype) if valid is None else (valid > 0).to(dtype)
-    return logits.to(dtype), soft_labels.detach().to(dtype), mask
+    logits, soft_labels = logits.to(dtype), soft_labels.detach().to(dtype)
+    if valid is None:
+        return logits, soft_labels, torch.ones_like(logits[:, :1])
+    outside = valid == 0
+    return logits.masked_fill(outside, 0), soft_labels.masked_fill(outside, 0), (~outside).to(dtype)
 
 
 def _probabilities(logits: Tensor, sigmoid: bool) -> Tensor:

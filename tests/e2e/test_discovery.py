@@ -1,4 +1,4 @@
-"""nnU-Net finds the trainers after a regular and after an editable install, beside a user's own, and never breaks Python."""
+"""nnU-Net finds the trainers after a regular and an editable install, beside a user's own; Python never breaks."""
 
 import os
 import shutil

@@ -21,7 +21,8 @@ STUDENT = "nnUNetTrainerKDEnsemble"
 def student(workspace, teachers) -> Path:
     """A student of two teachers after training, with its model folder."""
     workspace.plan(
-        "Student", "-c", "3d_fullres", "--student", "width=0.25", "--teachers", teachers["3d_fullres"], "--batch_size", "2",
+        "Student", "-c", "3d_fullres", "--student", "width=0.25", "--teachers", teachers["3d_fullres"],
+        "--batch_size", "2",
         "schedule.iterations_per_epoch=8", "schedule.seed=3", "schedule.save_every=1", "distillation.mse.weight=1",
         "distillation.soft_dice.weight=0.5", "distillation.soft_ce.weight=0.1",
     )  # fmt: skip
@@ -96,7 +97,8 @@ def test_stock_predict_without_this_package(workspace, student, tmp_path):
     code = "from nnunetv2.inference.predict_from_raw_data import predict_entry_point as main; main()"
     for output, where in ((tmp_path / "bare", run), (tmp_path / "with", None)):
         arguments = [
-            "-i", workspace.raw / "imagesTs", "-o", output, "-d", "4", "-c", "3d_fullres", "-f", "0", "-tr", STUDENT, "-p",
+            "-i", workspace.raw / "imagesTs", "-o", output, "-d", "4", "-c", "3d_fullres", "-f", "0", "-tr",
+            STUDENT, "-p",
             "Student", "-device", "cpu", "-npp", "1", "-nps", "1",
         ]  # fmt: skip
         if where is None:
@@ -153,7 +155,8 @@ def test_one_step_of_other_configurations(workspace, teachers, monkeypatch, conf
     base = teachers[configuration].split("__")[1]
     name = f"Step_{configuration}_{abs(hash(tuple(settings)))}"
     workspace.plan(
-        name, "-c", configuration, "--teachers", teachers[configuration] + ":0", "--student", "same", *settings, "--batch_size",
+        name, "-c", configuration, "--teachers", teachers[configuration] + ":0", "--student", "same",
+        *settings, "--batch_size",
         "2", "schedule.seed=5", base=base,
     )  # fmt: skip
     trainer = get_trainer_from_args("4", configuration, 0, STUDENT, name, device=torch.device("cpu"))
@@ -180,7 +183,8 @@ def test_equal_seeds_give_equal_steps(workspace, teachers, monkeypatch):
     for key, value in workspace.environment.items():
         monkeypatch.setenv(key, value)
     workspace.plan(
-        "Seeded", "-c", "3d_fullres", "--student", "width=0.25", "--teachers", teachers["3d_fullres"] + ":0", "--batch_size",
+        "Seeded", "-c", "3d_fullres", "--student", "width=0.25", "--teachers", teachers["3d_fullres"] + ":0",
+        "--batch_size",
         "2", "schedule.seed=11", "distillation.kl.weight=1",
     )  # fmt: skip
     losses = []

@@ -203,6 +203,13 @@ def test_channels_that_do_not_fit_the_labels_are_refused(spatial, sigmoid):
         DistillationLoss(ALL, sigmoid, [1.0])(logits, raw[:, 1:], 0.0)
 
 
+def test_a_wrong_number_of_outputs_is_refused(spatial, sigmoid):
+    raw, outputs = channels(teacher(spatial, sigmoid), 1.0, sigmoid), pyramid(spatial)
+    for given, weights in ((outputs, (1.0,)), (outputs[:1], (0.7, 0.3))):
+        with pytest.raises(ValueError, match="deep-supervision weights"):
+            DistillationLoss(ALL, sigmoid, weights)(given, raw, 0.0)
+
+
 def test_compiles_as_one_graph(sigmoid):
     raw, outputs = channels(teacher((8, 12), sigmoid), 1.0, sigmoid), pyramid((8, 12))
     loss = DistillationLoss(ALL, sigmoid, (0.6, 0.3, 0.1))

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_kd.losses import kl_divergence, mse_of_probabilities, soft_cross_entropy, soft_dice_loss
+from nnunet_kd.losses import (
+    KLDivergence,
+    MSEOfProbabilities,
+    SoftCrossEntropy,
+    SoftDiceLoss,
+    kl_divergence,
+    mse_of_probabilities,
+    soft_cross_entropy,
+    soft_dice_loss,
+)
 from nnunet_kd.losses.soft_labels import SMALLEST_PROBABILITY
 from tests.reference import soft_label_losses as reference
 
@@ -219,3 +228,42 @@ def test_compiles_as_one_graph(name, sigmoid):
     inputs = example(SHAPES["2d"], sigmoid)
     torch._dynamo.reset()
     assert float(torch.compile(loss, backend="eager", fullgraph=True)(*inputs)) == float(loss(*inputs))
+
+
+@pytest.mark.parametrize("garbage", [float("nan"), float("inf"), 1e30])
+def test_garbage_in_masked_voxels_never_leaks(loss, shape, sigmoid, garbage):
+    logits, q, valid = example(shape, sigmoid)
+    outside = (~valid).expand_as(logits)
+    dirty_logits, dirty_q = logits.masked_fill(outside, garbage), q.masked_fill(outside, garbage)
+    assert float(loss(dirty_logits, dirty_q, valid)) == pytest.approx(float(loss(logits, q, valid)), rel=1e-12)
+    clean = gradient(loss, logits, q, valid)
+    torch.testing.assert_close(gradient(loss, dirty_logits, dirty_q, valid), clean)
+    assert (clean[outside] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "options"),
+    [
+        (KLDivergence, kl_divergence, {"temperature": 3.0, "direction": "student_teacher"}),
+        (MSEOfProbabilities, mse_of_probabilities, {}),
+        (SoftCrossEntropy, soft_cross_entropy, {}),
+        (SoftDiceLoss, soft_dice_loss, {"batch_dice": False, "smooth": 0.1}),
+    ],
+)
+def test_module_equals_function(module, function, options, shape, sigmoid):
+    logits, q, valid = example(shape, sigmoid)
+    expected = function(logits, q, valid, **options, sigmoid=sigmoid)
+    assert float(module(**options, sigmoid=sigmoid)(logits, q, valid)) == float(expected)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
+def test_a_temperature_that_is_not_positive_is_refused(temperature):
+    logits, q, _ = example(SHAPES["2d"], False)
+    with pytest.raises(ValueError, match="temperature"):
+        kl_divergence(logits, q, temperature=temperature)
+
+
+def test_a_softmax_without_foreground_has_no_dice():
+    logits, q, _ = example((1, 1, 4, 4), False)
+    with pytest.raises(ValueError, match="foreground"):
+        soft_dice_loss(logits, q)
