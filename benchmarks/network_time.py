@@ -2,7 +2,7 @@
 
     python benchmarks/network_time.py DATASET CONFIGURATION --teachers FOLDER:FOLD ... --students FOLDER:FOLD ...
 
-Times ``predict_sliding_window_return_logits`` of nnU-Net's own predictor on preprocessed images: no reading of files, no
+Times ``predict_sliding_window_return_logits`` of nnU-Net's own predictor on preprocessed images: neither reading nor
 resampling.
 """
 
