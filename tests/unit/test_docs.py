@@ -30,17 +30,10 @@ def fenced_blocks(text: str) -> list[str]:
 
 
 def commands_in(block: str):
-    """Argument lists of ``nnUNetv2_kd`` in a block of shell lines, without prompts, comments and shell variables."""
-    for line in block.replace("\\\n", " ").splitlines():
-        line = re.sub(r"\$\{?\w+\}?", "0", line.strip().removeprefix("$ "))
-        if not re.search(rf"(^|&& |; |\(){PROGRAM} ", line):
-            continue
-        for part in re.split(r"&&|;|\|", line):
-            words = shlex.split(part.strip(" ()"), comments=True)
-            while words and re.fullmatch(r"\w+=\S*", words[0]):
-                words = words[1:]
-            if words and words[0] == PROGRAM:
-                yield words[1:]
+    """Argument lists of every ``nnUNetv2_kd`` in a block of shell lines; shell variables count as 0."""
+    lines = re.sub(r"\$\{?\w+\}?", "0", block.replace("\\\n", " "))
+    for command in re.findall(rf"(?<![\w./-]){PROGRAM} ([^&;|)\n]*)", lines):
+        yield shlex.split(command, comments=True)
 
 
 def all_commands():
