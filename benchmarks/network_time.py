@@ -34,7 +34,7 @@ def main() -> None:
     def load(text: str):
         folder, _, fold = text.rpartition(":")
         fold_id = fold if fold == "all" else int(fold)
-        model = find_teachers([Teacher(folder, (fold_id,))], paths.results, "", args.configuration)[0]
+        model = find_teachers([Teacher(folder, (fold_id,))], paths.results, "")[0]
         return load_predictor(model, fold_id, Ensemble(), device)
 
     groups = {"ensemble": [load(t) for t in args.teachers]} | {s: [load(s)] for s in args.students}

@@ -6,6 +6,7 @@ All keys have defaults, so that a plans file without the block works.
 
 import dataclasses
 import json
+import operator
 import re
 import types
 import typing
@@ -32,6 +33,9 @@ def _block(cls: type, doc: str) -> Any:
     return field(default_factory=cls, metadata={"doc": doc})
 
 
+_LIMITS = {"minimum": ">=", "above": ">", "maximum": "<="}
+_COMPARE = {">=": operator.ge, ">": operator.gt, "<=": operator.le}
+
 Ramp = Literal["none", "linear", "gaussian"]
 
 
@@ -51,7 +55,7 @@ class Schedule:
     )
     precision: Literal["default", "bf16", "fp32"] = _value(
         "default",
-        "default: nnU-Net's (float16 autocast on CUDA, float32 elsewhere); bf16: bfloat16 autocast on any device",
+        "default: nnU-Net's (float16 autocast on CUDA, float32 elsewhere); bf16: bfloat16 autocast; fp32: no autocast",
     )
 
 
@@ -188,8 +192,9 @@ class KDConfig:
     optimizer: Optimizer = _block(Optimizer, "optimizer and learning rate")
     hard_loss: HardLoss = _block(HardLoss, "loss against the reference segmentation")
     teachers: tuple[Teacher, ...] = _value(
-        (), "teachers; empty: every finished fold of nnUNetTrainer__<base plans>__<configuration>"
+        (), "teachers; empty: every finished fold of <default_teacher>__<base plans>__<configuration>"
     )
+    default_teacher: str = _value("nnUNetTrainer", "trainer of the teachers that an empty list stands for")
     ensemble: Ensemble = _block(Ensemble, "how teachers predict and are combined")
     store: Store = _block(Store, "soft labels on disk")
     distillation: Distillation = _block(Distillation, "terms between student and soft labels")
@@ -300,14 +305,10 @@ def _check_limits(value: Any, path: str, limits: Mapping[str, Any]) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
     finite = value == value and abs(value) != float("inf")
-    for name, fine, text in (
-        ("minimum", lambda limit: value >= limit, ">="),
-        ("above", lambda limit: value > limit, ">"),
-        ("maximum", lambda limit: value <= limit, "<="),
-    ):
+    for name, sign in _LIMITS.items():
         limit = limits.get(name)
-        if limit is not None and not (finite and fine(limit)):
-            raise UserError(f"{path}: found {value!r}, expected a number {text} {limit}.")
+        if limit is not None and not (finite and _COMPARE[sign](value, limit)):
+            raise UserError(f"{path}: found {value!r}, expected a number {sign} {limit}.")
 
 
 def iterate_keys(cls: type = KDConfig, path: str = "kd") -> Iterator[tuple[str, str, str, str]]:
@@ -318,7 +319,8 @@ def iterate_keys(cls: type = KDConfig, path: str = "kd") -> Iterator[tuple[str, 
         if dataclasses.is_dataclass(hint):
             yield from iterate_keys(typing.cast(type, hint), name)
             continue
-        yield name, describe_type(hint), json.dumps(f.default), f.metadata["doc"]
+        limits = [f"{sign} {f.metadata[k]}" for k, sign in _LIMITS.items() if f.metadata.get(k) is not None]
+        yield name, ", ".join([describe_type(hint), *limits]), json.dumps(f.default), f.metadata["doc"]
         args = typing.get_args(hint)
         if args and dataclasses.is_dataclass(args[0]):
             yield from iterate_keys(typing.cast(type, args[0]), f"{name}[]")

@@ -96,22 +96,18 @@ class TeacherModel:
         return TeacherModel(self.folder, self.configuration, tuple(f for f in self.folds if f in keep), self.checkpoint)
 
 
-def find_teachers(
-    teachers: Sequence[Teacher], dataset_results: Path, base_plans: str, configuration: str
-) -> list[TeacherModel]:
+def find_teachers(teachers: Sequence[Teacher], dataset_results: Path, default_folder: str) -> list[TeacherModel]:
     """Resolves the teachers of a ``"kd"`` block to finished model folders.
 
     Args:
-        teachers: ``kd.teachers``; empty stands for every finished fold of
-            ``nnUNetTrainer__<base_plans>__<configuration>``.
+        teachers: ``kd.teachers``.
         dataset_results: ``nnUNet_results/DatasetXXX_NAME``.
-        base_plans: plans name of the default teacher.
-        configuration: configuration of the default teacher.
+        default_folder: model folder that an empty list stands for, with all its finished folds.
 
     Raises:
         UserError: says which folder, fold or checkpoint was looked for, and the command that makes it.
     """
-    default = (Teacher(folder=f"nnUNetTrainer__{base_plans}__{configuration}"),)
+    default = (Teacher(folder=default_folder),)
     return [_find_teacher(t, dataset_results) for t in teachers or default]
 
 

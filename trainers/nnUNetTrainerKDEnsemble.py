@@ -16,7 +16,7 @@ from nnunet_kd.data.transforms import with_soft_labels
 from nnunet_kd.errors import UserError, exit_on_user_error
 from nnunet_kd.losses import DistillationLoss, active_terms
 from nnunet_kd.softlabels.ensemble import TeachingEnsemble
-from nnunet_kd.softlabels.export import Exporter
+from nnunet_kd.softlabels.export import Exporter, shard
 from nnunet_kd.softlabels.geometry import StudentSpace
 from nnunet_kd.teacher_gap import compare_validation
 from nnunet_kd.teachers import load_checkpoint_file
@@ -39,10 +39,12 @@ class nnUNetTrainerKDEnsemble(nnUNetTrainerKDBase):
         self._register_curves(past_epochs=0)
 
     def check_configuration(self) -> None:
-        """Refuses a student that would learn nothing."""
+        """Refuses a student that would learn nothing, and a start from teachers that there are not."""
         if not active_terms(self.kd.distillation) and self.kd.hard_loss.weight == 0:
+            raise UserError("kd.distillation: all weights are 0 and kd.hard_loss.weight too; nothing would be learned.")
+        if self.kd.student.start == "best_member" and self.kd.ensemble.from_folder is not None:
             raise UserError(
-                "kd.distillation: all weights are 0, and kd.hard_loss.weight too; nothing would be learned."
+                "kd.student.start: best_member needs teachers, but the soft labels were imported; use random."
             )
 
     @property
@@ -81,10 +83,12 @@ class nnUNetTrainerKDEnsemble(nnUNetTrainerKDBase):
                 self.print_to_log_file(
                     f"Soft labels of {len(missing)} cases are missing, exporting them to {store.folder}"
                 )
-                mine = missing[self.local_rank :: dist.get_world_size()] if self.is_ddp else missing
-                Exporter(ensemble, self.device).run(mine, progress=self.local_rank == 0)
-                if self.is_ddp:
-                    dist.barrier()
+            # Shares are cut from all cases: what is missing changes while the other ranks export.
+            parts = dist.get_world_size() if self.is_ddp else 1
+            mine = shard(training.identifiers, parts, self.local_rank)
+            Exporter(ensemble, self.device).run(mine, progress=bool(missing) and self.local_rank == 0)
+            if self.is_ddp:
+                dist.barrier()
             self._describe_teaching(ensemble, training.identifiers, validation.identifiers)
             if self.kd.student.start == "best_member" and self.current_epoch == 0:
                 self._start_from_best_member(ensemble)
@@ -175,7 +179,8 @@ class nnUNetTrainerKDEnsemble(nnUNetTrainerKDBase):
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """nnU-Net's validation, then a comparison with the teachers that validated the same cases."""
         super().perform_actual_validation(save_probabilities)
-        if self.local_rank != 0 or not self.kd.student.check_teachers:
+        # A student of all cases was validated on its own training cases: no comparison would be fair.
+        if self.local_rank != 0 or self.fold == "all" or not self.kd.student.check_teachers:
             return
         summary = Path(self.output_folder) / "validation" / "summary.json"
         try:

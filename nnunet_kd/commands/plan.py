@@ -54,7 +54,6 @@ def run(args: argparse.Namespace) -> None:
     """Writes KD plans, compares teachers and student, prints the next commands."""
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    from nnunet_kd.config import Teacher
     from nnunet_kd.environment import dataset_paths
     from nnunet_kd.errors import UserError
     from nnunet_kd.files import load_json_file, write_json
@@ -76,9 +75,7 @@ def run(args: argparse.Namespace) -> None:
 
     recipe = recipes.load_recipe(args.recipe) if args.recipe else None
     teachers = [recipes.parse_teacher(t, results) for t in args.teachers]
-    if args.tr not in (None, DEFAULT_TRAINER):
-        teachers = [Teacher(folder=f"{args.tr}__{args.p}__{c}") for c in chosen]
-    config = recipes.make_kd_block(recipe, args.role, args.p, args.student, teachers, args.set)
+    config = recipes.make_kd_block(recipe, args.role, args.p, args.student, teachers, args.set, args.tr)
     name = planning.check_plans_name(args.o or planning.default_plans_name(args.p, config))
     file = preprocessed / f"{name}.json"
     planning.check_target(file, args.p, args.overwrite)
@@ -131,7 +128,7 @@ def teacher_costs(configuration: str, base_plans: str, config: "KDConfig", resul
     from nnunet_kd.teachers import find_teachers
 
     try:
-        models = find_teachers(config.teachers, results, base_plans, configuration)
+        models = find_teachers(config.teachers, results, f"{config.default_teacher}__{base_plans}__{configuration}")
     except UserError:
         if config.teachers:
             raise
@@ -178,7 +175,7 @@ def next_commands(
         trainer = "nnUNetTrainerKDTeacher" if config.role == "teacher" else "nnUNetTrainerKDEnsemble"
         if config.role == "student":
             if c in missing:
-                lines.append(f"  nnUNetv2_train {dataset} {c} FOLD -p {config.base_plans}   # the teachers")
+                lines.append(f"  nnUNetv2_train {dataset} {c} FOLD -tr {config.default_teacher} -p {config.base_plans}")
             lines.append(f"  nnUNetv2_kd softlabels -d {dataset} -c {c} -p {p}")
         lines.append(f"  nnUNetv2_train {dataset} {c} FOLD -tr {trainer} -p {p}")
         if config.role == "student":

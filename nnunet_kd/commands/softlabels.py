@@ -18,21 +18,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="import CASE.npz probability maps (as nnU-Net writes them) instead of predicting; recorded in the plans",
     )
+    parser.add_argument(
+        "--combine",
+        choices=["probabilities", "logits"],
+        help="average as nnUNetv2_ensemble does, or as nnUNetv2_predict does over folds; recorded in the plans",
+    )
     parser.add_argument("--verify", action="store_true", help="only check shape and SHA-256 of every case of the store")
 
 
 def run(args: argparse.Namespace) -> None:
     """Exports, imports or verifies a store, then says what comes next."""
     from nnunet_kd.environment import dataset_paths
+    from nnunet_kd.errors import UserError
+    from nnunet_kd.softlabels.choices import record_choice
     from nnunet_kd.softlabels.ensemble import TeachingEnsemble, load_student
 
     paths = dataset_paths(args.d)
-    fold = int(args.f) if args.f is not None and args.f.isdecimal() else args.f
-    kd, student = load_student(paths.preprocessed / f"{args.p}.json", args.c, paths.raw)
-    if args.from_folder is not None:
-        from nnunet_kd.softlabels.importing import record_import
-
-        kd = record_import(paths.preprocessed / f"{args.p}.json", args.from_folder)
+    if args.f not in (None, "all") and not args.f.isdecimal():
+        raise UserError(f"-f {args.f}: expected a fold's number, or all.")
+    fold = int(args.f) if args.f not in (None, "all") else args.f
+    plans_file = paths.preprocessed / f"{args.p}.json"
+    if args.from_folder is not None or args.combine is not None:
+        record_choice(plans_file, args.from_folder, args.combine)
+    kd, student = load_student(plans_file, args.c, paths.raw)
     ensemble = TeachingEnsemble.resolve(kd, student, paths.results, fold)
     if args.verify:
         _verify(ensemble)
@@ -53,7 +61,10 @@ def _export(ensemble, args: argparse.Namespace) -> None:
         f"{summary.written} cases written in {summary.seconds:.1f} s, {summary.already_there} were there already; "
         f"{len(store.cases())} cases, {size / 1e6:.2f} MB in {store.folder}"
     )
-    print(f"Next: nnUNetv2_train {args.d} {args.c} FOLD -tr nnUNetTrainerKDEnsemble -p {args.p}")
+    if left := store.missing(ensemble.student.dataset.identifiers):
+        print(f"{len(left)} cases are left for the other parts")
+    else:
+        print(f"Next: nnUNetv2_train {args.d} {args.c} FOLD -tr nnUNetTrainerKDEnsemble -p {args.p}")
 
 
 def _verify(ensemble) -> None:

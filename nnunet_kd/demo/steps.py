@@ -7,12 +7,12 @@ from pathlib import Path
 from nnunet_kd.demo.synthetic import DATASET_NAME
 
 DATASET = ("-d", "999", "-c", "3d_fullres")
-TEACHER_FOLDS = ("0", "1", "2")
+TEACHER_FOLDS = ("0", "1")
 TEACHER_NETWORK = ("--student", "width=0.5")
 SMALL_NETWORK = ("--student", "width=0.25")
 OPTIMIZER = ("optimizer.name=adam", "optimizer.initial_lr=0.003")
 DISTILLATION = ("distillation.kl.weight=1.0", "hard_loss.weight=0.5", "ensemble.combine=logits")
-ITERATIONS_PER_EPOCH = 25
+ITERATIONS_PER_EPOCH = 40
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Step:
         return " ".join([*(f"{k}={v}" for k, v in self.variables.items()), shlex.join(self.command)])
 
 
-def make_steps(folder: Path, device: str, seed: int, epochs: int = 3) -> list[Step]:
+def make_steps(folder: Path, device: str, seed: int, epochs: int = 4) -> list[Step]:
     """All commands, in order.
 
     Args:

@@ -67,6 +67,7 @@ def make_kd_block(
     student: str | None,
     teachers: Sequence[Teacher],
     settings: Sequence[str],
+    default_teacher: str | None = None,
 ) -> KDConfig:
     """The validated ``"kd"`` block: recipe, then the named options, then ``key=value`` settings; later ones win.
 
@@ -80,6 +81,8 @@ def make_kd_block(
         block["role"] = role
     if student:
         block.setdefault("student", {})["architecture"] = re.sub(r"\s", "", student)
+    if default_teacher:
+        block["default_teacher"] = default_teacher
     if teachers:
         block["teachers"] = [to_dict(t) for t in teachers]
     block = apply_settings(block, list(settings))

@@ -21,10 +21,11 @@ def encode(probabilities: np.ndarray, regions: bool, dtype: str) -> np.ndarray:
         (C - 1, z, y, x) or (R, z, y, x). As uint8 in units of 1/255; all C then sum to exactly 255, by largest
         remainders, so that the order of the classes is kept and no value is off by 1/255 or more.
     """
+    probabilities = np.clip(probabilities, 0, 1, dtype=np.float32)
     if dtype == "float16":
-        return (probabilities if regions else probabilities[1:]).astype(np.float16)
+        return (probabilities if regions else (probabilities / probabilities.sum(0))[1:]).astype(np.float16)
     if regions:
-        return np.rint(np.clip(probabilities, 0, 1) * ONE).astype(np.uint8)
+        return np.rint(probabilities * ONE).astype(np.uint8)
     return _encode_softmax(probabilities)[1:]
 
 
@@ -32,7 +33,7 @@ def _encode_softmax(probabilities: np.ndarray) -> np.ndarray:
     """Largest-remainder rounding of (C, ...) to uint8 whose sum over C is 255."""
     c = probabilities.shape[0]
     flat = probabilities.reshape(c, -1)
-    scaled = np.clip(flat, 0, 1, dtype=np.float32) * np.float32(ONE)
+    scaled = flat * np.float32(ONE)
     encoded = np.rint(scaled).astype(np.uint8)
     # Almost every voxel of an image is certain and already sums to 255; only the others need the sort.
     unsure = np.flatnonzero(encoded.sum(axis=0, dtype=np.int32) != ONE)

@@ -47,7 +47,8 @@ class TeachingEnsemble:
         if kd.ensemble.from_folder is not None:
             return cls(kd, student, (), fold)
         base = kd.base_plans or student.plans_manager.plans_name
-        models = tuple(find_teachers(kd.teachers, dataset_results, base, student.configuration))
+        default_folder = f"{kd.default_teacher}__{base}__{student.configuration}"
+        models = tuple(find_teachers(kd.teachers, dataset_results, default_folder))
         for model in models:
             check_labels(student, model)
         ensemble = cls(kd, student, models, fold)

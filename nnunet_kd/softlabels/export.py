@@ -35,7 +35,7 @@ class Exporter:
 
     ensemble: TeachingEnsemble
     device: torch.device
-    _predictors: dict[tuple[Path, int | str], nnUNetPredictor] = field(default_factory=dict)
+    _predictors: dict[Path, nnUNetPredictor] = field(default_factory=dict)
 
     def run(self, cases: Sequence[str], progress: bool = True) -> ExportSummary:
         """Writes those of ``cases`` that the store lacks; loading, predicting and writing overlap.
@@ -98,7 +98,7 @@ class Exporter:
             return self._predictor(model, fold).predict_sliding_window_return_logits(data).cpu()
 
     def _predictor(self, model: TeacherModel, fold: int | str) -> nnUNetPredictor:
-        key = (model.folder, fold)
+        key = model.checkpoint_file(fold)
         if key not in self._predictors:
             self._predictors[key] = load_predictor(model, fold, self.ensemble.kd.ensemble, self.device)
         return self._predictors[key]
@@ -158,6 +158,10 @@ class Exporter:
             ) from err
         if probabilities.ndim != 4 or probabilities.shape[0] != heads:
             raise UserError(f"{file}: has shape {probabilities.shape}, expected ({heads}, z, y, x).")
+        if not self.ensemble.student.label_manager.has_regions and np.abs(probabilities.sum(0) - 1).max() > 0.02:
+            raise UserError(
+                f"{file}: its classes do not sum to 1 in every voxel; probabilities of all classes are expected."
+            )
         if not np.isfinite(probabilities).all() or probabilities.min() < -1e-3 or probabilities.max() > 1 + 1e-3:
             raise UserError(f"{file}: holds values outside [0, 1]; probabilities are expected, not logits.")
         return probabilities
@@ -166,7 +170,11 @@ class Exporter:
         labels = self.ensemble.student.label_manager
         segmentation = np.asarray(labels.convert_probabilities_to_segmentation(probabilities))
         record = {
-            "teachers": {m.folder.name: [str(f) for f in m.folds] for m in self.ensemble.models_for(case.name)},
+            "teachers": [
+                {"model": m.folder.name, "fold": str(f), "checkpoint": m.checkpoint}
+                for m in self.ensemble.models_for(case.name)
+                for f in m.folds
+            ],
             "reference_dice": reference_dice(segmentation, np.asarray(case.reference[0]), labels),
         }
         store.write(case.name, probabilities, patch, record)

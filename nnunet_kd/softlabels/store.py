@@ -8,7 +8,6 @@ also on different machines, never write to the same file.
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,7 +88,7 @@ class SoftLabelStore:
         Raises:
             UserError: for a name that could leave the folder.
         """
-        if not re.fullmatch(r"[\w.\- ]+", case) or case.startswith("."):
+        if not case or case.startswith(".") or set(case) & set("/\\") or not case.isprintable():
             raise UserError(f"{self.folder}: {case!r} is not a case name.")
         return self.folder / f"{case}.b2nd"
 

@@ -183,7 +183,7 @@ def test_student_prints_table_and_commands(folder, capsys):
     assert f"nnUNetv2_kd softlabels -d 900 -c 2d -p {name}" in out
     assert f"nnUNetv2_train 900 2d FOLD -tr nnUNetTrainerKDEnsemble -p {name}" in out
     assert f"nnUNetv2_predict -d 900 -c 2d -f FOLD -tr nnUNetTrainerKDEnsemble -p {name} -i INPUT -o OUTPUT" in out
-    assert "nnUNetv2_train 900 2d FOLD -p nnUNetPlans " in out  # teachers are not trained yet
+    assert "nnUNetv2_train 900 2d FOLD -tr nnUNetTrainer -p nnUNetPlans" in out  # teachers are not trained yet
     assert "nnUNetv2_preprocess -d 900 -plans_name nnUNetPlans -c 2d" in out
     assert "not a measured speed-up" in out
 
@@ -221,13 +221,13 @@ def test_default_teachers_are_measured_when_trained(folder, capsys, tmp_path):
     assert ratios[3:] == ["5.0x", "1.0x", "1.0x", "5.0x", "5.0x", "20.0x"]
 
 
-def test_other_trainer_becomes_one_teacher_per_configuration(folder, tmp_path):
+def test_another_trainer_names_the_default_teacher_of_every_configuration(folder, tmp_path):
     results = tmp_path / "results" / DATASET
     for c in ("2d", "3d_fullres"):
         make_model(results, f"nnUNetTrainer_5epochs__nnUNetPlans__{c}")
     plan("-c", "2d", "3d_fullres", "-tr", "nnUNetTrainer_5epochs", "-o", "S")
-    teachers = KDConfig.from_plans(read(folder, "S")).teachers
-    assert [t.folder.split("__")[2] for t in teachers] == ["2d", "3d_fullres"]
+    config = KDConfig.from_plans(read(folder, "S"))
+    assert (config.default_teacher, config.teachers) == ("nnUNetTrainer_5epochs", ())
 
 
 def test_windows_and_flops_agree_with_hand_counts(folder):
@@ -295,7 +295,7 @@ def test_mistakes_get_one_sentence_and_leave_no_file(folder, capsys, arguments, 
 
 
 def test_unknown_datasets_are_refused(folder, capsys):
-    for dataset, sentence in (("7", "ID 7"), ("Dataset007_No", "no such folder"), ("seven", "not a data set")):
+    for dataset, sentence in (("7", "-d 7"), ("Dataset007_No", "not there"), ("seven", "no such data set")):
         with pytest.raises(SystemExit):
             main(["plan", "-d", dataset])
         assert sentence in capsys.readouterr().err
