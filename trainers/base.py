@@ -59,6 +59,18 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
         exponent = 0.9 if o.lr_schedule == "poly" else 0.0
         return optimizer, PolyLRScheduler(optimizer, o.initial_lr, self.num_epochs, exponent=exponent)
 
+    def mirrors_at_prediction(self) -> bool:
+        """Whether ``nnUNetv2_predict`` mirrors: as nnU-Net does, but a student's undistilled twin as the student does."""
+        is_twin = self.plans_manager.plans.get("kd", {}).get("role") == "student"
+        return self.kd.student.mirroring if is_twin else True
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):  # noqa: N802 - nnU-Net's name
+        """Augments with mirroring in any case; prediction mirrors where :meth:`mirrors_at_prediction` says so."""
+        result = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        if not self.mirrors_at_prediction():
+            self.inference_allowed_mirroring_axes = None
+        return result
+
     def _build_loss(self):
         loss = super()._build_loss()
         compound = loss.loss if self.enable_deep_supervision else loss

@@ -61,12 +61,9 @@ class nnUNetTrainerKDEnsemble(nnUNetTrainerKDBase):
         super().load_checkpoint(filename_or_checkpoint, *args)
         self._register_curves(past_epochs=self.current_epoch)
 
-    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):  # noqa: N802 - nnU-Net's name
-        """Augments with mirroring, but tells prediction not to mirror: the teachers' mirroring is distilled."""
-        result = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        if not self.kd.student.mirroring:
-            self.inference_allowed_mirroring_axes = None
-        return result
+    def mirrors_at_prediction(self) -> bool:
+        """Not by default: the teachers' mirroring is distilled."""
+        return self.kd.student.mirroring
 
     def get_training_transforms(self, *args, **kwargs):
         """nnU-Net's transforms, applied to the soft labels too."""
