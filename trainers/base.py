@@ -64,7 +64,7 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
         is_twin = self.plans_manager.plans.get("kd", {}).get("role") == "student"
         return self.kd.student.mirroring if is_twin else True
 
-    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):  # noqa: N802 - nnU-Net's name
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
         """Augments with mirroring in any case; prediction mirrors where :meth:`mirrors_at_prediction` says so."""
         result = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         if not self.mirrors_at_prediction():
