@@ -60,7 +60,7 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
         return optimizer, PolyLRScheduler(optimizer, o.initial_lr, self.num_epochs, exponent=exponent)
 
     def mirrors_at_prediction(self) -> bool:
-        """Whether ``nnUNetv2_predict`` mirrors: as nnU-Net does, but a student's undistilled twin as the student does."""
+        """Whether ``nnUNetv2_predict`` mirrors: as nnU-Net does, but an undistilled twin as its student does."""
         is_twin = self.plans_manager.plans.get("kd", {}).get("role") == "student"
         return self.kd.student.mirroring if is_twin else True
 
