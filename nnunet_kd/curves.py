@@ -31,4 +31,6 @@ def append_curves(progress_png: Path, curves: Mapping[str, Sequence[float]]) -> 
         canvas.draw()
         below = np.asarray(canvas.buffer_rgba(), dtype=np.float32) / 255
         plt.close(figure)
-    plt.imsave(progress_png, np.concatenate((above[..., :3], below[:, : above.shape[1], :3])))
+    plt.imsave(
+        progress_png, np.concatenate((above[..., :3], below[:, : above.shape[1], :3])), pil_kwargs={"compress_level": 1}
+    )

@@ -60,7 +60,7 @@ def run_demo(folder: Path, device: str | None = None, seed: int = 0, overwrite: 
     minutes, rest = divmod(round(time.perf_counter() - start), 60)
     print(f"{minutes} min {rest} s in all. Picture: {folder / 'overlay.png'}")
     print(f"Numbers: {folder / 'summary.json'}\nLogs: {folder / 'logs'}")
-    print("Read next: docs/getting-started.md, the same steps with your own data.")
+    print("Read next: docs/getting-started/first-student.md, the same steps with your own data.")
 
 
 def choose_device(name: str | None) -> str:

@@ -11,7 +11,7 @@ TEACHER_FOLDS = ("0", "1")
 TEACHER_NETWORK = ("--student", "width=0.5")
 SMALL_NETWORK = ("--student", "width=0.25")
 OPTIMIZER = ("optimizer.name=adam", "optimizer.initial_lr=0.003")
-DISTILLATION = ("distillation.kl.weight=1.0", "hard_loss.weight=0.5", "ensemble.combine=logits")
+DISTILLATION = ("distillation.soft_dice.weight=1.0", "hard_loss.weight=1.0", "ensemble.combine=logits")
 ITERATIONS_PER_EPOCH = 40
 
 
