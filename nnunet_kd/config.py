@@ -147,9 +147,17 @@ class KLTerm(Term):
 
 
 @dataclass(frozen=True)
-class SoftDiceTerm(Term):
-    """Soft Dice loss against the soft labels."""
+class SoftCETerm(Term):
+    """Cross-entropy with soft targets; on by default (docs/results/hippocampus.md)."""
 
+    weight: float = _number(1.0, "weight in the training loss; 0 switches the term off", minimum=0)
+
+
+@dataclass(frozen=True)
+class SoftDiceTerm(Term):
+    """Soft Dice loss against the soft labels; on by default (docs/results/hippocampus.md)."""
+
+    weight: float = _number(1.0, "weight in the training loss; 0 switches the term off", minimum=0)
     batch_dice: bool = _value(True, "sums over the batch as well as over space before the ratio is taken")
 
 
@@ -159,7 +167,7 @@ class Distillation:
 
     kl: KLTerm = _block(KLTerm, "Kullback-Leibler divergence, nats per voxel")
     mse: Term = _block(Term, "mean squared error of probabilities (Noothout et al. 2022)")
-    soft_ce: Term = _block(Term, "cross-entropy with soft targets, nats per voxel")
+    soft_ce: SoftCETerm = _block(SoftCETerm, "cross-entropy with soft targets, nats per voxel")
     soft_dice: SoftDiceTerm = _block(SoftDiceTerm, "1 - Dice against the soft labels")
     deep_supervision: bool = _value(True, "also at the lower-resolution outputs, with nnU-Net's weights")
 

@@ -179,7 +179,7 @@ def teachers(workspace) -> dict[str, str]:
         name = f"Teacher_{configuration}"
         workspace.plan(
             name, "-c", configuration, "--role", "teacher", "--student", "width=0.25", "--batch_size", str(batch_size),
-            "schedule.iterations_per_epoch=100", "schedule.seed=1",
+            "schedule.iterations_per_epoch=60", "schedule.seed=1", "optimizer.initial_lr=0.003",
         )  # fmt: skip
         for fold in folds:
             workspace.train(name, fold, "nnUNetTrainerKDTeacher", configuration=configuration)
