@@ -67,7 +67,7 @@ def compare_models(folder: Path, device: str, predict_seconds: Sequence[float]) 
     for model, predictor, own, wall in zip(MODELS, predictors, network_seconds, predict_seconds, strict=True):
         dice = _evaluate(_raw(folder) / "labelsTs", folder / "predictions" / model.key)
         networks = len(predictor.list_of_parameters)
-        mirrored = 2 ** len(predictor.allowed_mirroring_axes or ()) if predictor.use_mirroring else 1
+        mirrored = 2 ** len(predictor.allowed_mirroring_axes or ())
         parameters = networks * sum(p.numel() for p in predictor.network.parameters())
         results.append(Result(model, dice, parameters, networks * mirrored, own, wall / len(dice)))
     return results
@@ -95,7 +95,6 @@ def _load(model: Model, folder: Path, device: str) -> "nnUNetPredictor":
 
     with contextlib.redirect_stdout(None):
         predictor = nnUNetPredictor(
-            use_mirroring=model.mirroring,
             perform_everything_on_device=device == "cuda",
             device=torch.device(device),
             allow_tqdm=False,
