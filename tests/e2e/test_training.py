@@ -47,7 +47,7 @@ def test_the_checkpoint_is_a_stock_one(student):
 
 def test_every_loss_term_has_its_curve(student):
     log = load_checkpoint_file(student / "fold_0" / "checkpoint_final.pth")["logging"]
-    for name in ("kd_hard", "kd_kl", "kd_mse", "kd_soft_ce", "kd_soft_dice"):
+    for name in ("kd_hard", "kd_mse", "kd_soft_ce", "kd_soft_dice"):
         assert len(log[name]) == 2
         assert np.isfinite(log[name]).all()
     assert (student / "fold_0" / "progress.png").stat().st_size > 10_000
