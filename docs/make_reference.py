@@ -7,8 +7,9 @@ import sys
 from itertools import groupby
 from pathlib import Path
 
-from nnunet_kd.config import iterate_keys
+from nnunet_kd.config import KDConfig
 from nnunet_kd.planning.recipes import load_recipe, recipe_names
+from nnunet_kd.schema import iterate_keys
 
 PAGE = Path(__file__).parent / "reference" / "configuration.md"
 
@@ -66,7 +67,7 @@ def make_page() -> str:
     """The whole page."""
     parts = [INTRODUCTION]
     # Keys of the block itself stand between its sub-blocks; the stable sort brings each block together.
-    rows = list(iterate_keys())
+    rows = list(iterate_keys(KDConfig, "kd"))
     order = list(dict.fromkeys(_block(r) for r in rows))
     for block, keys in groupby(sorted(rows, key=lambda r: order.index(_block(r))), key=_block):
         parts.append(f"## `{block}`\n\n{table(list(keys))}\n")

@@ -8,11 +8,12 @@ from typing import Any
 
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from nnunet_kd.config import KDConfig, to_dict
+from nnunet_kd.config import KDConfig
 from nnunet_kd.errors import UserError
 from nnunet_kd.files import load_json_file
 from nnunet_kd.planning.cost import count_parameters
 from nnunet_kd.planning.student import parse_student, student_architecture
+from nnunet_kd.schema import to_dict
 
 
 def load_base_plans(preprocessed: Path, plans_name: str) -> dict[str, Any]:

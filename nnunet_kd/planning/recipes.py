@@ -9,9 +9,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from nnunet_kd.config import KDConfig, Teacher, apply_settings, from_dict, to_dict
+from nnunet_kd.config import KDConfig, Teacher
 from nnunet_kd.errors import UserError
 from nnunet_kd.planning.student import StudentSpec, parse_student
+from nnunet_kd.schema import apply_settings, from_dict, to_dict
 
 
 @dataclass(frozen=True)

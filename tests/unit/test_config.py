@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from nnunet_kd.config import KDConfig, Teacher, apply_settings, from_dict, iterate_keys, to_dict
+from nnunet_kd.config import KDConfig, Teacher
 from nnunet_kd.errors import UserError
+from nnunet_kd.schema import apply_settings, from_dict, iterate_keys, to_dict
 
 
 def block(text):
@@ -81,7 +82,7 @@ def test_a_malformed_setting_is_refused(setting):
 
 
 def test_every_key_is_documented_and_reachable():
-    rows = list(iterate_keys())
+    rows = list(iterate_keys(KDConfig, "kd"))
     assert len({r[0] for r in rows}) == len(rows) > 40
     for path, kind, _, meaning in rows:
         assert kind

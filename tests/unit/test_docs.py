@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from nnunet_kd.cli import COMMANDS
-from nnunet_kd.config import KDConfig, apply_settings, from_dict, iterate_keys
+from nnunet_kd.config import KDConfig
 from nnunet_kd.planning.recipes import recipe_names
 from nnunet_kd.planning.student import parse_student
+from nnunet_kd.schema import apply_settings, from_dict, iterate_keys
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")] + sorted(ROOT.glob("docs/**/*.md"))
@@ -102,7 +103,7 @@ def test_every_flag_is_in_the_command_reference():
 
 
 def test_every_key_that_is_named_exists():
-    keys = {path.replace("[]", "") for path, *_ in iterate_keys()}
+    keys = {path.replace("[]", "") for path, *_ in iterate_keys(KDConfig, "kd")}
     known = keys | {".".join(k.split(".")[:i]) for k in keys for i in range(1, 5)}
     for page in PAGES:
         for name in re.findall(r"`(kd(?:\.[a-z_]+)+)", page.read_text(encoding="utf-8")):
