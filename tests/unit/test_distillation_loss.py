@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from nnunet_kd.config import Distillation, KLTerm, SoftDiceTerm, Term
+from nnunet_kd.config import Distillation, KLTerm, SoftCETerm, SoftDiceTerm, Term
 from nnunet_kd.losses import (
     DistillationLoss,
     active_terms,
@@ -21,7 +21,7 @@ SHAPES = {"2d": (8, 12), "3d": (4, 8, 12)}
 ALL = Distillation(
     kl=KLTerm(weight=0.5, temperature=3.0, direction="student_teacher"),
     mse=Term(weight=2.0),
-    soft_ce=Term(weight=0.25),
+    soft_ce=SoftCETerm(weight=0.25),
     soft_dice=SoftDiceTerm(weight=1.5, batch_dice=False),
 )
 
@@ -152,15 +152,25 @@ def test_deep_supervision_off_uses_the_highest_resolution_with_weight_one(spatia
 
 def test_only_terms_with_a_weight_are_computed(spatial, sigmoid):
     raw, logits = channels(teacher(spatial, sigmoid), 1.0, sigmoid), pyramid(spatial)[0]
-    one = Distillation(soft_dice=SoftDiceTerm(weight=1.0))
+    one = Distillation(soft_dice=SoftDiceTerm(weight=1.0), soft_ce=SoftCETerm(weight=0.0))
+    none = Distillation(soft_dice=SoftDiceTerm(weight=0.0), soft_ce=SoftCETerm(weight=0.0))
     assert active_terms(one) == tuple(DistillationLoss(one, sigmoid, [1.0])(logits, raw, 0.0)) == ("soft_dice",)
-    assert active_terms(Distillation()) == ()
-    assert DistillationLoss(Distillation(), sigmoid, [1.0])(logits, raw, 0.0) == {}
+    assert active_terms(none) == ()
+    assert DistillationLoss(none, sigmoid, [1.0])(logits, raw, 0.0) == {}
+
+
+def test_the_default_is_the_soft_counterpart_of_nnunets_loss():
+    assert active_terms(Distillation()) == ("soft_ce", "soft_dice")
 
 
 def test_each_term_follows_its_own_ramp():
     raw, logits = channels(teacher((8, 12), False), 1.0, False), pyramid((8, 12))[0]
-    config = Distillation(kl=KLTerm(1.0, "linear", 0.5), mse=Term(1.0, "gaussian"), soft_ce=Term(1.0))
+    config = Distillation(
+        kl=KLTerm(1.0, "linear", 0.5),
+        mse=Term(1.0, "gaussian"),
+        soft_ce=SoftCETerm(1.0),
+        soft_dice=SoftDiceTerm(weight=0.0),
+    )
     loss = DistillationLoss(config, False, [1.0])
     full, quarter = loss(logits, raw, 1.0), loss(logits, raw, 0.25)
     ratio = {name: float(quarter[name] / full[name]) for name in full}
