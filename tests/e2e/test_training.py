@@ -22,8 +22,8 @@ def student(workspace, teachers) -> Path:
     """A student of two teachers after training, with its model folder."""
     workspace.plan(
         "Student", "-c", "3d_fullres", "--student", "width=0.25", "--teachers", teachers["3d_fullres"],
-        "--batch_size", "2",
-        "schedule.iterations_per_epoch=8", "schedule.seed=3", "ensemble.name=student", "schedule.save_every=1", "distillation.mse.weight=1",
+        "--batch_size", "2", "schedule.iterations_per_epoch=8", "schedule.seed=3", "schedule.save_every=1",
+        "ensemble.name=student", "distillation.mse.weight=1",
         "distillation.soft_dice.weight=0.5", "distillation.soft_ce.weight=0.1",
     )  # fmt: skip
     printed = workspace.train("Student", "0", STUDENT)
