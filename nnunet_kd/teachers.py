@@ -91,7 +91,7 @@ class TeacherModel:
         file = self.folder / f"fold_{fold}" / "validation" / "summary.json"
         return load_json_file(file) if file.is_file() else None
 
-    def without_folds(self, keep: Sequence[int | str]) -> "TeacherModel":
+    def with_folds(self, keep: Sequence[int | str]) -> "TeacherModel":
         """The same model with only those of its folds that are in ``keep``."""
         return TeacherModel(self.folder, self.configuration, tuple(f for f in self.folds if f in keep), self.checkpoint)
 

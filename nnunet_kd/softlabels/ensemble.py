@@ -60,7 +60,7 @@ class TeachingEnsemble:
             )
         mine = ensemble.training_cases(student.plans_manager.dataset_name, fold)
         kept = tuple(
-            m.without_folds([f for f in m.folds if ensemble.training_cases(m.plans_manager.dataset_name, f) == mine])
+            m.with_folds([f for f in m.folds if ensemble.training_cases(m.plans_manager.dataset_name, f) == mine])
             for m in models
         )
         kept = tuple(m for m in kept if m.folds)
@@ -104,7 +104,7 @@ class TeachingEnsemble:
         if self.kd.ensemble.membership != "out_of_fold":
             return self.models
         chosen = tuple(
-            m.without_folds([f for f in m.folds if case not in self.training_cases(m.plans_manager.dataset_name, f)])
+            m.with_folds([f for f in m.folds if case not in self.training_cases(m.plans_manager.dataset_name, f)])
             for m in self.models
         )
         chosen = tuple(m for m in chosen if m.folds)

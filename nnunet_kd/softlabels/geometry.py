@@ -26,7 +26,7 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from nnunet_kd.errors import UserError
 from nnunet_kd.teachers import TeacherModel
 
-Path3 = Literal["direct", "resampled", "original"]
+GeometryPath = Literal["direct", "resampled", "original"]
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class StudentSpace:
         return get_filenames_of_train_images_and_targets(str(self.raw), self.dataset_json)
 
 
-def choose_path(student: StudentSpace, teacher: TeacherModel) -> Path3:
+def choose_path(student: StudentSpace, teacher: TeacherModel) -> GeometryPath:
     """The shortest right way from a teacher's output to the student's grid."""
     if _preprocessing(student.plans_manager, student.configuration_manager, student.dataset_json) == _preprocessing(
         teacher.plans_manager, teacher.configuration_manager, teacher.dataset_json
@@ -154,7 +154,7 @@ def original_spacing(plans: PlansManager, properties: Mapping[str, Any]) -> list
 def to_student_space(
     student: StudentSpace,
     teacher: TeacherModel,
-    path: Path3,
+    path: GeometryPath,
     logits: torch.Tensor,
     teacher_properties: dict,
     case: "CaseSpace",
