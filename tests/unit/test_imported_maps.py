@@ -1,0 +1,67 @@
+"""Probability maps from elsewhere and choices noted in the plans: refused with one sentence, or whole."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from nnunet_kd.config import KDConfig
+from nnunet_kd.errors import UserError
+from nnunet_kd.softlabels.choices import record_choice
+from nnunet_kd.softlabels.export import Exporter
+
+GOOD = np.moveaxis(np.random.default_rng(0).dirichlet(np.ones(3), (4, 5, 6)), -1, 0).astype(np.float32)
+
+
+def read_map(folder: Path) -> np.ndarray:
+    kd = KDConfig.from_plans({"kd": {"ensemble": {"from_folder": str(folder)}}})
+    labels = SimpleNamespace(num_segmentation_heads=3, has_regions=False)
+    ensemble = SimpleNamespace(kd=kd, student=SimpleNamespace(label_manager=labels))
+    return Exporter(ensemble, torch.device("cpu"))._read_map("case")  # type: ignore[arg-type]
+
+
+def test_a_map_as_nnunet_writes_it_is_read(tmp_path):
+    np.savez_compressed(tmp_path / "case.npz", probabilities=GOOD)
+    np.testing.assert_array_equal(read_map(tmp_path), GOOD)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ({}, "not a probability map"),
+        ({"probabilities": GOOD[:2]}, "expected \\(3, z, y, x\\)"),
+        ({"probabilities": GOOD * np.float32(0.5)}, "do not sum to 1"),
+        ({"probabilities": np.full_like(GOOD, np.nan)}, "outside \\[0, 1\\]"),
+        ({"probabilities": np.stack([GOOD[0] * 0 + 2, GOOD[0] * 0 - 1, GOOD[0] * 0])}, "outside \\[0, 1\\]"),
+        ({"probabilities": np.array([{"code": 1}], dtype=object)}, "not a probability map"),
+    ],
+)
+def test_other_maps_are_refused(tmp_path, content, sentence):
+    np.savez(tmp_path / "case.npz", **content)
+    with pytest.raises(UserError, match=sentence):
+        read_map(tmp_path)
+
+
+def test_a_missing_map_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"case\.npz: no such file"):
+        read_map(tmp_path)
+
+
+def test_choices_are_noted_in_kd_plans_only(tmp_path):
+    plans, maps = tmp_path / "Student.json", tmp_path / "maps"
+    maps.mkdir()
+    plans.write_text(json.dumps({"kd": {"schedule": {"seed": 1}}, "plans_name": "Student"}))
+    with pytest.raises(UserError, match=r"no \.npz files"):
+        record_choice(plans, str(maps), None)
+    np.savez(maps / "case.npz", probabilities=GOOD)
+    record_choice(plans, str(maps), "logits")
+    written = json.loads(plans.read_text())
+    assert written["kd"]["ensemble"] == {"from_folder": str(maps.resolve()), "combine": "logits"}
+    assert written["kd"]["schedule"] == {"seed": 1}
+    plans.write_text(json.dumps({"plans_name": "nnUNetPlans"}))
+    with pytest.raises(UserError, match="nnUNetv2_kd plan"):
+        record_choice(plans, None, "logits")
+    assert json.loads(plans.read_text()) == {"plans_name": "nnUNetPlans"}
