@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from nnunet_kd.config import Distillation
 from nnunet_kd.losses.ramps import ramp
-from nnunet_kd.losses.soft_labels import KLDivergence, MSEOfProbabilities, SoftCrossEntropy, SoftDiceLoss
+from nnunet_kd.losses.soft_labels import KLDivergence, MSEOfProbabilities, Pair, SoftCrossEntropy, SoftDiceLoss
 
 TERMS = ("kl", "mse", "soft_ce", "soft_dice")
 
@@ -29,11 +30,12 @@ def unpack_soft_labels(channels: Tensor, sigmoid: bool) -> tuple[Tensor, Tensor]
         Probabilities (B, C, *spatial), C = S or S + 1, 0 where invalid; mask (B, 1, *spatial), bool.
     """
     values, inside = channels[:, :-1].clamp_min(0), channels[:, -1:]
-    if not sigmoid:
-        values = torch.cat(((inside - values.sum(1, keepdim=True)).clamp_min(0), values), 1)
     valid = inside > 0.5
-    whole = inside.clamp_min(0.5) if sigmoid else values.sum(1, keepdim=True).clamp_min(1e-6)
-    return (values / whole).clamp_max(1) * valid, valid
+    if sigmoid:
+        return (values / inside.clamp_min(0.5)).clamp_max(1) * valid, valid
+    foreground = values.sum(1, keepdim=True)
+    whole = torch.maximum(inside, foreground).clamp_min(1e-6)
+    return torch.cat(((inside - foreground).clamp_min(0), values), 1) * (valid / whole), valid
 
 
 def resize_soft_labels(soft_labels: Tensor, valid: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -49,9 +51,26 @@ def resize_soft_labels(soft_labels: Tensor, valid: Tensor, shape: Sequence[int])
     """
     if tuple(soft_labels.shape[2:]) == tuple(shape):
         return soft_labels, valid
-    pool = nn.AdaptiveAvgPool2d(tuple(shape)) if len(shape) == 2 else nn.AdaptiveAvgPool3d(tuple(shape))
-    share = pool(valid.to(soft_labels.dtype))
-    return pool(soft_labels) / share.clamp_min(1e-6), share >= 0.5
+    return _split(_average(_join(soft_labels, valid), shape))
+
+
+def _join(soft_labels: Tensor, valid: Tensor) -> Tensor:
+    """(B, C + 1, *spatial): soft labels, 0 where invalid, and the mask; both can be averaged, again and again."""
+    return torch.cat((soft_labels, valid.to(soft_labels.dtype)), 1)
+
+
+def _split(averaged: Tensor) -> tuple[Tensor, Tensor]:
+    share = averaged[:, -1:]
+    return averaged[:, :-1] / share.clamp_min(1e-6), share >= 0.5
+
+
+def _average(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """Mean over blocks of (B, C, *spatial), to (B, C, *shape)."""
+    two = len(shape) == 2
+    blocks = [big // small for big, small in zip(x.shape[2:], shape, strict=True)]
+    if all(big == small * block for big, small, block in zip(x.shape[2:], shape, blocks, strict=True)):
+        return F.avg_pool2d(x, blocks) if two else F.avg_pool3d(x, blocks)  # faster than adaptive pooling on a CPU
+    return F.adaptive_avg_pool2d(x, list(shape)) if two else F.adaptive_avg_pool3d(x, list(shape))
 
 
 class DistillationLoss(nn.Module):
@@ -99,14 +118,18 @@ class DistillationLoss(nn.Module):
             raise ValueError(f"{len(outputs)} outputs, but {len(self.output_weights)} deep-supervision weights")
         if not self.terms:
             return {}
-        soft_labels, valid = unpack_soft_labels(channels, self.sigmoid)
+        targets = unpack_soft_labels(channels, self.sigmoid)
+        averaged = _join(*targets)
         sums: dict[str, Tensor] = {}
         for logits, weight in zip(outputs, self.output_weights, strict=True):
             if weight == 0:
                 continue
-            targets = resize_soft_labels(soft_labels, valid, logits.shape[2:])
+            if logits.shape[2:] != averaged.shape[2:]:
+                averaged = _average(averaged, logits.shape[2:])  # of the output before, already smaller
+                targets = _split(averaged)
+            pair = Pair(logits, *targets, self.sigmoid)
             for name, term in self.terms.items():
-                value = weight * term(logits, *targets)
+                value = weight * term.of(pair)
                 sums[name] = sums[name] + value if name in sums else value
         return {name: value * self._weight(name, progress) for name, value in sums.items()}
 

@@ -3,6 +3,8 @@
 Shapes: logits and soft labels ``(B, C, *spatial)``, 2D or 3D; ``valid`` ``(B, 1, *spatial)``, nonzero where a voxel
 counts. Without any valid voxel a loss is 0. ``sigmoid`` says that the C channels are independent regions instead of a
 softmax. Half-precision inputs are promoted to float32. Soft labels never receive a gradient.
+
+Each loss is a function, and a module whose ``of`` takes a :class:`Pair`: terms of one pair share its softmax.
 """
 
 import torch
@@ -12,6 +14,60 @@ from torch.nn import functional as F
 # A stored 0 stands for a probability below 1/510. A quarter of that bounds what one wrong zero can cost; tempered with
 # T = 2 it leaves such a class 2 %, no more than a network's own tail has.
 SMALLEST_PROBABILITY = 5e-4
+
+
+class Pair:
+    """A student's logits and the soft labels for them, checked and masked, with what several losses need of both.
+
+    What is not valid is replaced by 0 before any arithmetic: a NaN times a mask of 0 would still be NaN.
+
+    Attributes:
+        logits: (B, C, *spatial), float32 or float64.
+        soft_labels: (B, C, *spatial), detached.
+        valid: (B, 1, *spatial), 1 or 0, of the logits' type.
+        sigmoid: the channels are independent regions.
+    """
+
+    def __init__(self, logits: Tensor, soft_labels: Tensor, valid: Tensor | None = None, sigmoid: bool = False):
+        """Arguments as those of the losses.
+
+        Raises:
+            ValueError: for shapes that do not fit.
+        """
+        if logits.shape != soft_labels.shape or logits.ndim < 3:
+            raise ValueError(
+                f"logits {tuple(logits.shape)} and soft labels {tuple(soft_labels.shape)} must both be (B, C, *spatial)"
+            )
+        if valid is not None and valid.shape != (logits.shape[0], 1, *logits.shape[2:]):
+            raise ValueError(f"valid {tuple(valid.shape)} must be {(logits.shape[0], 1, *logits.shape[2:])}")
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        self.sigmoid = sigmoid
+        self.logits, self.soft_labels = logits.to(dtype), soft_labels.detach().to(dtype)
+        if valid is None:
+            self.valid = torch.ones_like(self.logits[:, :1])
+        else:
+            outside = valid == 0
+            self.logits = self.logits.masked_fill(outside, 0)
+            self.soft_labels = self.soft_labels.masked_fill(outside, 0)
+            self.valid = (~outside).to(dtype)
+        self._log_softmax: Tensor | None = None
+        self._probabilities: Tensor | None = None
+
+    def log_softmax(self) -> Tensor:
+        """Logarithms of the student's probabilities, (B, C, *spatial); for classes, not for regions."""
+        if self._log_softmax is None:
+            self._log_softmax = self.logits.log_softmax(1)
+        return self._log_softmax
+
+    def probabilities(self) -> Tensor:
+        """The student's probabilities, (B, C, *spatial)."""
+        if self._probabilities is None:
+            self._probabilities = self.logits.sigmoid() if self.sigmoid else self.log_softmax().exp()
+        return self._probabilities
+
+    def mean(self, summed: Tensor) -> Tensor:
+        """A sum over valid voxels, divided by their number; 0 without any."""
+        return summed / self.valid.sum().clamp_min(1)
 
 
 def kl_divergence(
@@ -43,24 +99,7 @@ def kl_divergence(
 
     Deviations: the store holds probabilities, so the teacher is tempered through log(max(t, 5e-4)).
     """
-    logits, soft_labels, valid = _prepare(logits, soft_labels, valid)
-    if direction not in ("teacher_student", "student_teacher"):
-        raise ValueError(f"direction {direction!r}: expected 'teacher_student' or 'student_teacher'")
-    if not temperature > 0:
-        raise ValueError(f"temperature {temperature!r}: expected a number > 0")
-    t = soft_labels.clamp_min(SMALLEST_PROBABILITY)
-    if sigmoid:
-        # A Bernoulli distribution is a softmax over {region, not region}.
-        not_t = (1 - soft_labels).clamp_min(SMALLEST_PROBABILITY)
-        z = torch.stack((logits, torch.zeros_like(logits)), -1) / temperature
-        log_p, log_q = z.log_softmax(-1), (torch.stack((t, not_t), -1).log() / temperature).log_softmax(-1)
-    else:
-        log_p = (logits / temperature).log_softmax(1).unsqueeze(-1)
-        log_q = (t.log() / temperature).log_softmax(1).unsqueeze(-1)
-    if direction == "student_teacher":
-        log_p, log_q = log_q, log_p
-    per_voxel = (log_q.exp() * (log_q - log_p)).sum((1, -1))
-    return temperature**2 * _masked_mean(per_voxel.unsqueeze(1), valid)
+    return KLDivergence(temperature, direction, sigmoid)(logits, soft_labels, valid)
 
 
 def mse_of_probabilities(
@@ -81,8 +120,7 @@ def mse_of_probabilities(
     Raises:
         ValueError: for shapes that do not fit.
     """
-    logits, soft_labels, valid = _prepare(logits, soft_labels, valid)
-    return _masked_mean((_probabilities(logits, sigmoid) - soft_labels).square().mean(1, keepdim=True), valid)
+    return MSEOfProbabilities(sigmoid)(logits, soft_labels, valid)
 
 
 def soft_cross_entropy(
@@ -103,12 +141,7 @@ def soft_cross_entropy(
     Raises:
         ValueError: for shapes that do not fit.
     """
-    logits, soft_labels, valid = _prepare(logits, soft_labels, valid)
-    if sigmoid:
-        per_class = F.binary_cross_entropy_with_logits(logits, soft_labels, reduction="none")
-    else:
-        per_class = -soft_labels * logits.log_softmax(1)
-    return _masked_mean(per_class.sum(1, keepdim=True), valid)
+    return SoftCrossEntropy(sigmoid)(logits, soft_labels, valid)
 
 
 def soft_dice_loss(
@@ -138,33 +171,53 @@ def soft_dice_loss(
     Raises:
         ValueError: for shapes that do not fit, or a softmax without a foreground class.
     """
-    logits, soft_labels, valid = _prepare(logits, soft_labels, valid)
-    first = 0 if sigmoid else 1
-    if logits.shape[1] <= first:
-        raise ValueError(f"logits {tuple(logits.shape)}: a softmax needs background and at least one foreground class")
-    p, t = _probabilities(logits, sigmoid)[:, first:], soft_labels[:, first:]
-    axes = [0] * batch_dice + list(range(2, p.ndim))
-    overlap = (p * t * valid).sum(axes)
-    total = ((p.square() + t.square()) * valid).sum(axes)
-    return 1 - ((2 * overlap + smooth) / (total + smooth)).mean()
+    return SoftDiceLoss(batch_dice, smooth, sigmoid)(logits, soft_labels, valid)
 
 
-class KLDivergence(nn.Module):
+class SoftLabelLoss(nn.Module):
+    """What the modules share: called with tensors, or ``of`` a pair that other losses use too."""
+
+    sigmoid: bool
+
+    def forward(self, logits: Tensor, soft_labels: Tensor, valid: Tensor | None = None) -> Tensor:
+        """The loss of logits (B, C, *spatial) against soft labels; a scalar."""
+        return self.of(Pair(logits, soft_labels, valid, self.sigmoid))
+
+    def of(self, pair: Pair) -> Tensor:
+        """The loss of a pair; a scalar."""
+        raise NotImplementedError
+
+
+class KLDivergence(SoftLabelLoss):
     """Module of :func:`kl_divergence`."""
 
     def __init__(self, temperature: float = 2.0, direction: str = "teacher_student", sigmoid: bool = False):
         """Arguments as those of the function."""
         super().__init__()
+        if direction not in ("teacher_student", "student_teacher"):
+            raise ValueError(f"direction {direction!r}: expected 'teacher_student' or 'student_teacher'")
+        if not temperature > 0:
+            raise ValueError(f"temperature {temperature!r}: expected a number > 0")
         self.temperature, self.direction, self.sigmoid = temperature, direction, sigmoid
 
-    def forward(self, logits: Tensor, soft_labels: Tensor, valid: Tensor | None = None) -> Tensor:
+    def of(self, pair: Pair) -> Tensor:
         """See :func:`kl_divergence`."""
-        return kl_divergence(
-            logits, soft_labels, valid, temperature=self.temperature, direction=self.direction, sigmoid=self.sigmoid
-        )
+        z, t = pair.logits, pair.soft_labels.clamp_min(SMALLEST_PROBABILITY)
+        if self.sigmoid:
+            # A Bernoulli distribution is a softmax over {region, not region}.
+            not_t = (1 - pair.soft_labels).clamp_min(SMALLEST_PROBABILITY)
+            z, t = torch.stack((z, torch.zeros_like(z)), -1), torch.stack((t, not_t), -1)
+        over = -1 if self.sigmoid else 1
+        log_p, log_q = ((x / self.temperature).log_softmax(over) for x in (z, t.log()))
+        if self.direction == "student_teacher":
+            log_p, log_q = log_q, log_p
+        per_class = log_q.exp() * (log_q - log_p)
+        if self.sigmoid:
+            per_class = per_class.sum(-1)
+        return self.temperature**2 * pair.mean((per_class.sum(1, keepdim=True) * pair.valid).sum())
 
 
-class MSEOfProbabilities(nn.Module):
+class MSEOfProbabilities(SoftLabelLoss):
     """Module of :func:`mse_of_probabilities`."""
 
     def __init__(self, sigmoid: bool = False):
@@ -172,12 +225,13 @@ class MSEOfProbabilities(nn.Module):
         super().__init__()
         self.sigmoid = sigmoid
 
-    def forward(self, logits: Tensor, soft_labels: Tensor, valid: Tensor | None = None) -> Tensor:
+    def of(self, pair: Pair) -> Tensor:
         """See :func:`mse_of_probabilities`."""
-        return mse_of_probabilities(logits, soft_labels, valid, sigmoid=self.sigmoid)
+        squared = (pair.probabilities() - pair.soft_labels).square().mean(1, keepdim=True)
+        return pair.mean((squared * pair.valid).sum())
 
 
-class SoftCrossEntropy(nn.Module):
+class SoftCrossEntropy(SoftLabelLoss):
     """Module of :func:`soft_cross_entropy`."""
 
     def __init__(self, sigmoid: bool = False):
@@ -185,12 +239,15 @@ class SoftCrossEntropy(nn.Module):
         super().__init__()
         self.sigmoid = sigmoid
 
-    def forward(self, logits: Tensor, soft_labels: Tensor, valid: Tensor | None = None) -> Tensor:
+    def of(self, pair: Pair) -> Tensor:
         """See :func:`soft_cross_entropy`."""
-        return soft_cross_entropy(logits, soft_labels, valid, sigmoid=self.sigmoid)
+        if self.sigmoid:
+            per_class = F.binary_cross_entropy_with_logits(pair.logits, pair.soft_labels, reduction="none")
+            return pair.mean((per_class * pair.valid).sum())
+        return pair.mean(-(pair.soft_labels * pair.log_softmax()).sum())  # soft labels are 0 where not valid
 
 
-class SoftDiceLoss(nn.Module):
+class SoftDiceLoss(SoftLabelLoss):
     """Module of :func:`soft_dice_loss`."""
 
     def __init__(self, batch_dice: bool = True, smooth: float = 1e-5, sigmoid: bool = False):
@@ -198,36 +255,15 @@ class SoftDiceLoss(nn.Module):
         super().__init__()
         self.batch_dice, self.smooth, self.sigmoid = batch_dice, smooth, sigmoid
 
-    def forward(self, logits: Tensor, soft_labels: Tensor, valid: Tensor | None = None) -> Tensor:
+    def of(self, pair: Pair) -> Tensor:
         """See :func:`soft_dice_loss`."""
-        return soft_dice_loss(
-            logits, soft_labels, valid, batch_dice=self.batch_dice, smooth=self.smooth, sigmoid=self.sigmoid
-        )
-
-
-def _prepare(logits: Tensor, soft_labels: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Checks shapes, promotes half precision, detaches the soft labels, makes the mask a float (B, 1, *spatial).
-
-    What is not valid is replaced by 0 before any arithmetic: a NaN times a mask of 0 would still be NaN.
-    """
-    if logits.shape != soft_labels.shape or logits.ndim < 3:
-        raise ValueError(
-            f"logits {tuple(logits.shape)} and soft labels {tuple(soft_labels.shape)} must both be (B, C, *spatial)"
-        )
-    if valid is not None and valid.shape != (logits.shape[0], 1, *logits.shape[2:]):
-        raise ValueError(f"valid {tuple(valid.shape)} must be {(logits.shape[0], 1, *logits.shape[2:])}")
-    dtype = torch.promote_types(logits.dtype, torch.float32)
-    logits, soft_labels = logits.to(dtype), soft_labels.detach().to(dtype)
-    if valid is None:
-        return logits, soft_labels, torch.ones_like(logits[:, :1])
-    outside = valid == 0
-    return logits.masked_fill(outside, 0), soft_labels.masked_fill(outside, 0), (~outside).to(dtype)
-
-
-def _probabilities(logits: Tensor, sigmoid: bool) -> Tensor:
-    return logits.sigmoid() if sigmoid else logits.softmax(1)
-
-
-def _masked_mean(per_voxel: Tensor, valid: Tensor) -> Tensor:
-    """Mean of (B, 1, *spatial) over the voxels of the mask; 0 without any."""
-    return (per_voxel * valid).sum() / valid.sum().clamp_min(1)
+        first = 0 if self.sigmoid else 1
+        if pair.logits.shape[1] <= first:
+            raise ValueError(
+                f"logits {tuple(pair.logits.shape)}: a softmax needs background and at least one foreground class"
+            )
+        p, t = pair.probabilities()[:, first:], pair.soft_labels[:, first:]
+        axes = [0] * self.batch_dice + list(range(2, p.ndim))
+        overlap = (p * t).sum(axes)  # soft labels are 0 where not valid
+        total = (p.square() * pair.valid).sum(axes) + t.square().sum(axes)
+        return 1 - ((2 * overlap + self.smooth) / (total + self.smooth)).mean()
