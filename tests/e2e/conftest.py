@@ -3,14 +3,14 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+
+from tests.e2e.commands import run_command
 
 ROOT = Path(__file__).resolve().parents[2]
 DATASET = "Dataset004_Hippocampus"
@@ -37,11 +37,6 @@ def real_data() -> Path:
         if folder and (Path(folder) / "hippocampus" / "images").is_dir():
             return Path(folder)
     pytest.skip("no real images: set NNUNET_KD_TEST_DATA to a folder with hippocampus/images and hippocampus/labels")
-
-
-def script(name: str) -> str:
-    """Path of an installed command of this environment."""
-    return str(Path(sys.executable).parent / name)
 
 
 @dataclass(frozen=True)
@@ -76,19 +71,10 @@ class Workspace:
         """Raw folder of the data set."""
         return self.root / "raw" / DATASET
 
-    def run(self, *command: str, code: int = 0, **environment: str) -> str:
+    def run(self, *command: object, code: int = 0, **environment: str) -> str:
         """Runs a command to its expected exit code and returns what it printed."""
-        result = subprocess.run(
-            [script(command[0]), *map(str, command[1:])],
-            env=self.environment | environment,
-            capture_output=True,
-            text=True,
-            timeout=900,
-        )
-        printed = result.stdout + result.stderr
-        assert result.returncode == code, (
-            f"{' '.join(map(str, command))} exited with {result.returncode}:\n{printed[-4000:]}"
-        )
+        found, printed = run_command(command, self.environment | environment)
+        assert found == code, f"{' '.join(map(str, command))} exited with {found}:\n{printed[-4000:]}"
         return printed
 
     def plan(self, name: str, *arguments: str, base: str = "nnUNetPlans") -> None:

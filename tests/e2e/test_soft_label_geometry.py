@@ -29,7 +29,7 @@ def nnunet_prediction(workspace, teachers, which, combine, output):
         trainer, plans, _ = teachers[configuration].split("__")
         workspace.run(
             "nnUNetv2_predict", "-d", "4", "-i", images, "-o", folder, "-f", *folds, "-c", configuration, "-tr",
-            trainer, "-p", plans, "-device", "cpu", "-npp", "1", "-nps", "1", "--disable_progress_bar", *options,
+            trainer, "-p", plans, "-device", "cpu", "-npp", "0", "-nps", "0", "--disable_progress_bar", *options,
         )  # fmt: skip
 
     if combine == "logits" or len(members) == 1:
@@ -96,7 +96,7 @@ def test_probability_maps_from_elsewhere_become_the_same_soft_labels(workspace, 
     trainer, plans, configuration = teachers["3d_fullres"].split("__")
     workspace.run(
         "nnUNetv2_predict", "-d", "4", "-i", workspace.raw / "imagesTr", "-o", tmp_path / "maps", "-f", "0", "-c",
-        configuration, "-tr", trainer, "-p", plans, "-device", "cpu", "-npp", "1", "-nps", "1", "--save_probabilities",
+        configuration, "-tr", trainer, "-p", plans, "-device", "cpu", "-npp", "0", "-nps", "0", "--save_probabilities",
     )  # fmt: skip
     stores = []
     for name, options in (("Imported", []), ("Exported", ["--teachers", teachers["3d_fullres"] + ":0"])):

@@ -99,7 +99,7 @@ def test_stock_predict_without_this_package(workspace, student, tmp_path):
         arguments = [
             "-i", workspace.raw / "imagesTs", "-o", output, "-d", "4", "-c", "3d_fullres", "-f", "0", "-tr",
             STUDENT, "-p",
-            "Student", "-device", "cpu", "-npp", "1", "-nps", "1",
+            "Student", "-device", "cpu", "-npp", "0", "-nps", "0",
         ]  # fmt: skip
         if where is None:
             workspace.run("nnUNetv2_predict", *arguments)
