@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from nnunet_kd.errors import UserError
-from nnunet_kd.evaluation.surfaces import Spacing, bounding_box, distances_mm, surface_elements_mm, surface_voxels_mm
+from nnunet_kd.evaluation.surfaces import Spacing, surface_metrics
 
 EmptyRule = Literal["nan", "flare"]
 EMPTY_RULES: dict[EmptyRule, str] = {
@@ -132,7 +132,7 @@ def mask_metrics(
     """All metrics of one pair of masks P (prediction) and G (reference), and nnU-Net's counts.
 
     Dice 2 |P n G| / (|P| + |G|); IoU |P n G| / |P u G|; VOE 1 - IoU; RVD (|P| - |G|) / |G|; volumes in ml; the surface
-    metrics of :func:`surface_metrics`.
+    metrics of :func:`nnunet_kd.evaluation.surfaces.surface_metrics`.
 
     Source: Noothout et al. 2022, Eq. 2 (Dice); Qin et al. 2021, Eq. 11-12 (VOE, RVD).
     Deviation: Eq. 11 as printed divides by |P| + |G|, which gives 0.5 at equality; the volumetric overlap error of the
@@ -163,47 +163,6 @@ def mask_metrics(
     if not union and empty == "flare":
         result |= {"Dice": 1.0, "IoU": 1.0, "NSD": 1.0, "VOE": 0.0}
     return result
-
-
-def surface_metrics(
-    prediction: np.ndarray, reference: np.ndarray, spacing_mm: Spacing, nsd_tolerance_mm: float
-) -> dict[str, float]:
-    """Distances in mm between the surfaces of two masks, and the normalised surface Dice.
-
-    With X, Y the surface voxels of prediction and reference, and d(x, Y) the distance of x to the nearest point of Y:
-    HD = max(max d(x, Y), max d(y, X)); HD95 the same with 95th percentiles (linear interpolation);
-    MSD = mean d(x, Y); ASSD = (mean d(x, Y) + mean d(y, X)) / 2.
-    NSD: the share of both surfaces' elements, by area, that lie within the tolerance of the other surface.
-
-    Source: Noothout et al. 2022, Eq. 3 (ASSD), Eq. 4 (MSD, from prediction to reference), Eq. 5-6 (HD);
-    Nikolov et al. 2021 (NSD).
-
-    Returns:
-        HD, HD95, ASSD, MSD, NSD. Distances are NaN when a mask is empty; NSD is 0 then, and NaN when both are.
-    """
-    union = prediction | reference
-    if not union.any():
-        return dict.fromkeys(("HD", "HD95", "ASSD", "MSD", "NSD"), float("nan"))
-    box = bounding_box(union)
-    prediction, reference = prediction[box], reference[box]
-    if not (prediction.any() and reference.any()):
-        return {**dict.fromkeys(("HD", "HD95", "ASSD", "MSD"), float("nan")), "NSD": 0.0}
-    x, y = (surface_voxels_mm(mask, spacing_mm) for mask in (prediction, reference))
-    to_reference, to_prediction = distances_mm(x, y), distances_mm(y, x)
-    return {
-        "HD": float(max(to_reference.max(), to_prediction.max())),
-        "HD95": float(max(np.percentile(to_reference, 95), np.percentile(to_prediction, 95))),
-        "ASSD": float((to_reference.mean() + to_prediction.mean()) / 2),
-        "MSD": float(to_reference.mean()),
-        "NSD": _surface_dice(prediction, reference, spacing_mm, nsd_tolerance_mm),
-    }
-
-
-def _surface_dice(prediction: np.ndarray, reference: np.ndarray, spacing_mm: Spacing, tolerance_mm: float) -> float:
-    (x, x_size), (y, y_size) = (surface_elements_mm(mask, spacing_mm) for mask in (prediction, reference))
-    limit = tolerance_mm * (1 + 1e-9)  # 5 voxels of 0.6 mm are 3 mm, whatever the rounding
-    near = x_size[distances_mm(x, y) <= limit].sum() + y_size[distances_mm(y, x) <= limit].sum()
-    return float(near / (x_size.sum() + y_size.sum()))
 
 
 def _union(boxes: Sequence[tuple[slice, ...] | None]) -> tuple[slice, ...]:
