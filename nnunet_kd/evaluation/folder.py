@@ -47,6 +47,9 @@ def evaluate_folder(
         UserError: names every file that is missing, superfluous, unreadable or in another place than its reference.
     """
     definition = LabelDefinition.load(dataset_json)
+    label_names = [label.name for label in definition.labels]
+    if unnamed := sorted(set(settings.nsd_tolerance_mm) - set(label_names)):
+        raise UserError(f"NSD tolerance of {_listed(unnamed)}: {dataset_json} has only {', '.join(label_names)}.")
     names = _common_names(predictions, references, definition.file_ending, chill)
     reader = find_reader(definition, [references / name for name in names])
     pairs = [(predictions / name, references / name) for name in names]

@@ -80,7 +80,10 @@ class MetricSettings:
             return self.nsd_tolerance_mm[label]
         if self.default_tolerance_mm is not None:
             return self.default_tolerance_mm
-        words = re.sub(r"[^a-z]+", " ", label.lower()).split()
+        apart = re.sub(
+            r"\(.*?\)|[^A-Za-z]|(?<=[a-z])(?=[A-Z])", " ", label
+        )  # "RightKidney", "IVC (vein)", "kidney_left"
+        words = apart.lower().split()
         organ = " ".join(w for w in words if w not in ("left", "right", "gland", "glands"))
         return FLARE22_TOLERANCES_MM.get(SYNONYMS.get(organ, organ), DEFAULT_TOLERANCE_MM)
 

@@ -5,7 +5,7 @@ Workers import this module: nothing here may import torch when it is loaded.
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,19 +132,20 @@ def geometry_difference(prediction: Segmentation, reference: Segmentation) -> st
     if prediction.values.shape != reference.values.shape:
         return f"shape {prediction.values.shape} against {reference.values.shape}"
     theirs = dict(_leaves(reference.properties))
-    for name, value in _leaves(prediction.properties):
-        if name not in theirs or not np.allclose(value, theirs[name], rtol=0, atol=GEOMETRY_TOLERANCE):
-            return f"{name} {np.round(value, 4).tolist()} against {np.round(theirs.get(name, np.nan), 4).tolist()}"
+    for path, value in _leaves(prediction.properties):
+        if path not in theirs or not np.allclose(value, theirs[path], rtol=0, atol=GEOMETRY_TOLERANCE):
+            mine, other = (np.round(v, 4).tolist() for v in (value, theirs.get(path, np.array([]))))
+            return f"{path[-1]} {mine} against {other}"
     return None
 
 
-def _leaves(properties: Mapping[str, Any]):
+def _leaves(properties: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
     """Names and numbers of nnU-Net's properties, which are nested differently by every reader."""
     for name, value in properties.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value)
+            yield from _leaves(value, (*path, name))
         else:
-            yield name, np.asarray(value, dtype=float)
+            yield (*path, name), np.asarray(value, dtype=float)
 
 
 def _values(label: Any) -> tuple[int, ...]:
