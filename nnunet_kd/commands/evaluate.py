@@ -46,15 +46,27 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"-np {args.np}: expected a number of processes, 1 or more.")
     if args.o is not None and args.o.suffix == ".json":
         raise UserError(f"-o {args.o}: takes a folder; summary.json and metrics.csv are written into it.")
+    output = args.o or args.i
+    check_writable(output)
     default, of_labels = parse_tolerances(args.nsd_tolerance)
     settings = MetricSettings(of_labels, default, args.empty)
     processes = args.np or min(default_num_processes, os.cpu_count() or 1)
     dataset_json = args.djfile or _find_dataset_json(args.i, args.r)
     summary = evaluate_folder(args.i, args.r, dataset_json, settings, processes, args.chill)
-    output = args.o or args.i
     write_evaluation(summary, output)
     print(format_means(summary))
     print(f"Wrote {output / 'summary.json'} and {output / 'metrics.csv'}")
+
+
+def check_writable(folder: Path) -> None:
+    """Refuses, before the work, a folder that could not be made or written to after it."""
+    import os
+
+    from nnunet_kd.errors import UserError
+
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise UserError(f"{there}: not a folder that can be written to; choose another with -o.")
 
 
 def parse_tolerances(words: Sequence[str]) -> tuple[float | None, dict[str, float]]:

@@ -94,7 +94,7 @@ def write_evaluation(summary: Mapping[str, Any], folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as err:
-        raise UserError(f"{folder}: not a folder that can be made ({err.strerror}); choose another with -o.") from err
+        raise UserError(f"{folder}: this folder cannot be made ({err.strerror}).") from err
     table = Evaluation.from_summary(summary)
     # not "nan", which programs that read CSV take for a missing value
     rule, tolerances = EMPTY_RULE_OF[table.settings["empty_masks"]], table.settings["nsd_tolerance_mm"]

@@ -202,6 +202,7 @@ def test_a_prediction_without_reference_is_refused(folders, capsys):
     [
         (["-np", "0"], "-np 0"),
         (["-o", "summary.json"], "takes a folder"),
+        (["-o", f"{__file__}/out"], "not a folder that can be written to"),
         (["--nsd-tolerance", "wide"], "expected a length in mm"),
         (["--nsd-tolerance", "-1"], "not a length"),
         (["--nsd-tolerance", "spleen=2"], "spleen"),
