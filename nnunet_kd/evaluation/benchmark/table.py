@@ -107,14 +107,11 @@ def _missing(row: Row, no_gpu: str) -> str:
 
 
 def _spread(values: Sequence[float], unit: str = "") -> str:
-    text = f"{_short(median(values))}{unit}"
-    return text if len(values) == 1 else f"{text} ({_short(min(values))} to {_short(max(values))})"
-
-
-def _short(value: float) -> str:
-    if value == int(value):
-        return f"{int(value):,}"
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}" if value >= 10 else f"{value:.3f}"
+    middle = median(values)
+    whole = all(v == int(v) for v in values)
+    decimals = 0 if whole or middle >= 1000 else 1 if middle >= 10 else 3
+    text = f"{middle:,.{decimals}f}{unit}"
+    return text if len(values) == 1 else f"{text} ({min(values):,.{decimals}f} to {max(values):,.{decimals}f})"
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:
