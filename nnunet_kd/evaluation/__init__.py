@@ -1,0 +1,1 @@
+"""Metrics, statistics, efficiency and the report."""
