@@ -44,7 +44,8 @@ def load_checkpoint_file(file: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals(_ALLOWED_GLOBALS):
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as err:
-        raise UserError(f"{file}: not a readable nnU-Net checkpoint ({str(err).splitlines()[0]}).") from err
+        reason = str(err).partition("\n")[0] or type(err).__name__  # an empty file's error has no text
+        raise UserError(f"{file}: not a readable nnU-Net checkpoint ({reason}).") from err
     if not isinstance(checkpoint, dict) or "network_weights" not in checkpoint:
         raise UserError(f"{file}: not an nnU-Net checkpoint, it has no 'network_weights'.")
     return checkpoint

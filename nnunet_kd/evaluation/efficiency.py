@@ -115,22 +115,20 @@ def count_cost(
     Raises:
         UserError: when the folder, a fold or a checkpoint is missing or unreadable.
     """
-    return count_model_cost(
-        ModelSpec(name, ((model_folder, None if folds is None else tuple(folds)),)), mirroring, image_shape
-    )
+    return count_models(name, [find_model(model_folder, folds)], mirroring, image_shape)
 
 
-def count_model_cost(
-    spec: ModelSpec,
+def count_models(
+    name: str,
+    models: Sequence[TeacherModel],
     mirroring: bool | None = None,
     image_shape: Sequence[int] | None = None,
-    checkpoint: str = CHECKPOINT,
 ) -> ModelCost:
-    """Counts the cost of a model of one or more folders, which predict a case one after another.
+    """Counts the cost of one or more model folders (``ModelSpec.find``), which predict a case one after another.
 
-    Arguments and errors as for :func:`count_cost`.
+    Other arguments and errors as for :func:`count_cost`.
     """
-    costs = [_count(spec.name, model, mirroring, image_shape) for model in spec.find(checkpoint)]
+    costs = [_count(name, model, mirroring, image_shape) for model in models]
     if len(costs) == 1:
         return costs[0]
 
@@ -141,7 +139,7 @@ def count_model_cost(
         return getattr(costs[0], key) if len({getattr(c, key) for c in costs}) == 1 else None
 
     return ModelCost(
-        name=spec.name,
+        name=name,
         networks=total("networks"),
         parameters=total("parameters"),
         flops_per_patch=common("flops_per_patch"),

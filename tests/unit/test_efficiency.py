@@ -8,7 +8,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_kd.errors import UserError
-from nnunet_kd.evaluation.efficiency import ModelSpec, count_cost, count_model_cost, parse_model
+from nnunet_kd.evaluation.efficiency import ModelSpec, count_cost, count_models, parse_model
+from nnunet_kd.teachers import find_model
 from tests.unit.test_plan_command import make_model
 
 # make_plans: patch 16^3, kernels of 3, features 16, 32, 64, one convolution per stage, 1 channel, 3 classes
@@ -88,11 +89,11 @@ def test_folders_of_an_ensemble_add_up(results):
     b = model(results, "B__nnUNetPlans__3d_fullres", folds=(0,))
     flat = model(results, "A__nnUNetPlans__2d", axes=(0, 1), folds=(0,))
     one = count_cost("one", b)
-    same = count_model_cost(ModelSpec("same", ((a, None), (b, None))))
+    same = count_models("same", [find_model(a), find_model(b)])
     assert (same.networks, same.parameters) == (3, 3 * one.parameters)
     assert (same.passes_per_case, same.flops_per_case) == (3 * one.passes_per_case, 3 * one.flops_per_case)
     assert (same.flops_per_patch, same.windows, same.patch_size) == (one.flops_per_patch, 4, (16, 16, 16))
-    mixed = count_model_cost(ModelSpec("mixed", ((b, None), (flat, None))))
+    mixed = count_models("mixed", [find_model(b), find_model(flat)])
     assert mixed.passes_per_case == 4 * 8 + 40 * 4
     assert (mixed.flops_per_patch, mixed.windows, mixed.patch_size, mixed.configuration) == (None,) * 4
     assert mixed.input_channels == 1

@@ -45,6 +45,12 @@ def test_peak_memory_is_seen_though_it_is_given_back(tmp_path):
     assert 100 < run_sampled(python(code), tmp_path / "log").peak_rss_mb < 200
 
 
+@pytest.mark.skipif(not psutil.LINUX, reason="only Linux says how memory is shared")
+def test_memory_that_forked_processes_share_counts_once(tmp_path):
+    code = "import os, time\nx = bytearray(b'1') * 100_000_000\nfor _ in range(2): os.fork()\ntime.sleep(1)"
+    assert 100 < run_sampled(python(code), tmp_path / "log").peak_rss_mb < 200  # four processes
+
+
 def test_gpu_memory_above_what_was_in_use_before_and_its_area(tmp_path):
     start = time.perf_counter()
 

@@ -19,7 +19,7 @@ import nnunet_kd
 from nnunet_kd.evaluation.benchmark.command import measure_command
 from nnunet_kd.evaluation.benchmark.competitors import Competitor, Conditions
 from nnunet_kd.evaluation.benchmark.network import take_turns, time_networks
-from nnunet_kd.evaluation.efficiency import ModelSpec, count_model_cost
+from nnunet_kd.evaluation.efficiency import count_models
 from nnunet_kd.evaluation.measure import ResourceUse, device_memory_reader
 
 WARM_UP = "one case per model, through the command and through the networks"
@@ -36,7 +36,7 @@ def run_benchmark(competitors: Sequence[Competitor], conditions: Conditions, log
     Raises:
         UserError: when a model cannot be loaded or a command fails.
     """
-    costs = {c.name: _cost(c) for c in competitors}
+    costs = {c.name: count_models(c.name, c.models, c.mirroring) for c in competitors}
     cases, runs = list(conditions.cases), conditions.runs
     read_device_memory, no_device_memory = device_memory_reader(conditions.device.type)
     uses: dict[str, list[ResourceUse]] = {c.name: [] for c in competitors}
@@ -73,11 +73,6 @@ def run_benchmark(competitors: Sequence[Competitor], conditions: Conditions, log
             for c in competitors
         },
     }
-
-
-def _cost(c: Competitor):
-    spec = ModelSpec(c.name, tuple((m.folder, m.folds) for m in c.models))
-    return count_model_cost(spec, c.mirroring, checkpoint=c.models[0].checkpoint)
 
 
 def _values(uses: Sequence[ResourceUse], cases: int) -> dict[str, Any]:

@@ -8,18 +8,25 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the tables: what it is called, and where its values are; a count has one value, not one per run."""
+    """One line of the tables.
+
+    Attributes:
+        name: with the unit.
+        values: finds a model's values: one for each case or run, a single one of a count, None where there are none.
+        has_ratio: whether it is in the table of ratios.
+    """
 
     name: str
     values: Callable[[Mapping[str, Any]], Sequence[float] | None]
+    has_ratio: bool = True
 
 
 def _measured(name: str, key: str) -> Row:
     return Row(name, lambda model: model[key])
 
 
-def _counted(name: str, key: str, unit: float = 1) -> Row:
-    return Row(name, lambda model: None if model["cost"][key] is None else [model["cost"][key] / unit])
+def _counted(name: str, key: str, unit: float = 1, has_ratio: bool = True) -> Row:
+    return Row(name, lambda model: None if model["cost"][key] is None else [model["cost"][key] / unit], has_ratio)
 
 
 NETWORK = "network, s per case"
@@ -36,18 +43,19 @@ ROWS = (
     _measured("CPU utilisation x time, % s per case", "cpu_time_percent_s"),
     _counted("parameters", "parameters"),
     _counted("GFLOPs per patch", "flops_per_patch", 1e9),
-    _counted("GMACs per patch", "macs_per_patch", 1e9),
+    _counted("GMACs per patch", "macs_per_patch", 1e9, has_ratio=False),  # it is that of the FLOPs
     _counted("passes per case", "passes_per_case"),
     _counted("GFLOPs per case", "flops_per_case", 1e9),
-    _counted("GMACs per case", "macs_per_case", 1e9),
+    _counted("GMACs per case", "macs_per_case", 1e9, has_ratio=False),
 )
 NOTES = """\
 Median (smallest to largest); network: over the cases, each the median of its runs; the others: over the runs.
-nnUNetv2_predict: the whole command with its start-up; GPU memory is above what was in use before, resident memory the
-sum over all processes; 100 % is all logical CPUs. MB: 10^6 bytes. Warm-up, not counted: {warm_up}.
+nnUNetv2_predict: the whole command with its start-up. GPU memory: above what was in use before. Resident memory: of all
+processes together. CPU: 100 % is all logical CPUs. MB: 10^6 bytes.
+Not counted: a warm-up, {warm_up}.
 Counted, not timed: FLOPs of convolutions and matrix products, 2 per multiply-add (MAC); per case: the median image of
-the models' data set; passes: windows x mirrors x networks. Several model folders predict one after another; averaging
-their predictions is not part of any figure."""
+the models' data set; passes: windows x mirrors x networks.
+Several model folders predict one after another; averaging their predictions is not part of any figure."""
 
 
 def format_benchmark(benchmark: Mapping[str, Any]) -> str:
@@ -67,7 +75,8 @@ def format_benchmark(benchmark: Mapping[str, Any]) -> str:
     no_gpu = benchmark["no_device_memory"]
     if others:
         rows = [[f"{reference} / model", *others]]
-        rows += [[r.name, *(_ratio(r, models[reference], models[name], no_gpu) for name in others)] for r in ROWS]
+        shown = [r for r in ROWS if r.has_ratio]
+        rows += [[r.name, *(_ratio(r, models[reference], models[name], no_gpu) for name in others)] for r in shown]
         parts.append(_markdown(rows))
     rows = [["", *models]]
     rows += [[r.name, *(_figure(r, model, no_gpu) for model in models.values())] for r in ROWS]
