@@ -44,7 +44,8 @@ def load_checkpoint_file(file: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals(_ALLOWED_GLOBALS):
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as err:
-        raise UserError(f"{file}: not a readable nnU-Net checkpoint ({str(err).splitlines()[0]}).") from err
+        reason = str(err).partition("\n")[0] or type(err).__name__  # an empty file's error has no text
+        raise UserError(f"{file}: not a readable nnU-Net checkpoint ({reason}).") from err
     if not isinstance(checkpoint, dict) or "network_weights" not in checkpoint:
         raise UserError(f"{file}: not an nnU-Net checkpoint, it has no 'network_weights'.")
     return checkpoint
@@ -114,29 +115,60 @@ def find_teachers(teachers: Sequence[Teacher], dataset_results: Path, default_fo
 def _find_teacher(teacher: Teacher, dataset_results: Path) -> TeacherModel:
     by_name = re.fullmatch(r"[^/\\]+__[^/\\]+__[^/\\]+", teacher.folder) is not None
     folder = dataset_results / teacher.folder if by_name else Path(teacher.folder).expanduser()
+    return find_model(folder, teacher.folds, teacher.checkpoint, "teacher")
+
+
+def find_model(
+    folder: Path,
+    folds: Sequence[int | str] | None = None,
+    checkpoint: str = "checkpoint_final.pth",
+    role: str = "model",
+) -> TeacherModel:
+    """A finished model folder.
+
+    Args:
+        folder: ``TRAINER__PLANS__CONFIGURATION``, anywhere.
+        folds: None for every finished fold (``all`` only where no numbered one is finished).
+        checkpoint: file name of the checkpoint in each fold.
+        role: what a message calls it.
+
+    Raises:
+        UserError: says which folder, fold or checkpoint was looked for, and the command that makes it.
+    """
+    folder = folder.absolute()
     parts = folder.name.split("__")
     if len(parts) == 3:
-        fold = "FOLD" if teacher.folds is None else str(teacher.folds[0]) if teacher.folds else "FOLD"
-        mend = f"make it with: nnUNetv2_train {dataset_results.name} {parts[2]} {fold} -tr {parts[0]} -p {parts[1]}"
+        fold = "FOLD" if folds is None else str(folds[0]) if folds else "FOLD"
+        mend = f"make it with: nnUNetv2_train {folder.parent.name} {parts[2]} {fold} -tr {parts[0]} -p {parts[1]}"
     else:
         mend = "a model folder is named TRAINER__PLANS__CONFIGURATION"
     if not folder.is_dir() or len(parts) != 3:
-        raise UserError(f"teacher {folder}: no such model folder; {mend}.")
-    if teacher.folds is None:
-        found = sorted(p.parent.name.removeprefix("fold_") for p in folder.glob(f"fold_*/{teacher.checkpoint}"))
-        folds: tuple[int | str, ...] = tuple(int(f) for f in found if f.isdecimal()) or tuple(
-            f for f in found if f == "all"
-        )
-    else:
-        folds = teacher.folds
-    model = TeacherModel(folder, parts[2], folds, teacher.checkpoint)
+        raise UserError(f"{role} {folder}: no such model folder; {mend}.")
+    if folds is None:
+        found = sorted(p.parent.name.removeprefix("fold_") for p in folder.glob(f"fold_*/{checkpoint}"))
+        folds = tuple(int(f) for f in found if f.isdecimal()) or tuple(f for f in found if f == "all")
+    model = TeacherModel(folder, parts[2], tuple(folds), checkpoint)
     missing = [str(model.checkpoint_file(f)) for f in folds if not model.checkpoint_file(f).is_file()]
     if missing or not folds:
-        what = missing[0] if missing else str(folder / "fold_*" / teacher.checkpoint)
-        raise UserError(f"teacher {what}: no finished training; {mend}.")
+        what = missing[0] if missing else str(folder / "fold_*" / checkpoint)
+        raise UserError(f"{role} {what}: no finished training; {mend}.")
     if model.configuration not in model.plans_manager.available_configurations:
         raise UserError(f"{folder / 'plans.json'}: has no configuration {model.configuration!r}.")
     return model
+
+
+def split_folds(text: str, flag: str) -> tuple[str, tuple[int | str, ...] | None]:
+    """Folder and folds of ``FOLDER[:FOLDS]``; FOLDS is ``0,1,2`` or ``all``, None when there are none.
+
+    Raises:
+        UserError: for folds that are neither; ``flag`` says where they were given.
+    """
+    folder, colon, folds = text.rpartition(":")
+    if not colon or set(folds) & set("/\\"):  # the colon of a Windows drive
+        return text, None
+    if not re.fullmatch(r"all|\d+(,\d+)*", folds):
+        raise UserError(f"{flag} {text}: found the folds {folds!r}, expected for example :0,1,2 or :all.")
+    return folder, tuple(dict.fromkeys(f if f == "all" else int(f) for f in folds.split(",")))
 
 
 def build_network(

@@ -4,9 +4,7 @@ import os
 import shlex
 import shutil
 import subprocess
-import sys
 import time
-from collections import deque
 from pathlib import Path
 
 from nnunet_kd.demo.overlay import draw_overlay
@@ -14,6 +12,7 @@ from nnunet_kd.demo.results import compare_models, format_table, write_summary
 from nnunet_kd.demo.steps import Step, make_steps
 from nnunet_kd.demo.synthetic import write_dataset
 from nnunet_kd.errors import UserError
+from nnunet_kd.programs import failure, find_program
 
 MARKER = ".nnunet_kd_demo"
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
@@ -116,21 +115,5 @@ def run_step(step: Step, log: Path) -> float:
             env=os.environ | step.variables,
         ).returncode
     if code:
-        with log.open(errors="replace") as lines:
-            tail = "".join(deque(lines, 15)).rstrip()
-        raise UserError(
-            f"{program} failed with exit code {code}; the whole output is in {log}, its last lines:\n{tail}"
-        )
+        raise failure(program, code, log)
     return time.perf_counter() - start
-
-
-def find_program(name: str) -> str:
-    """Console script beside this Python, so that an environment need not be activated, or else on the PATH.
-
-    Raises:
-        UserError: when there is none.
-    """
-    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
-    if found is None:
-        raise UserError(f"{name}: not beside {sys.executable} and not on the PATH; install nnunet-kd and nnunetv2.")
-    return found

@@ -26,13 +26,13 @@ FLOPs are counted, not timed: their ratio is not a measured speed-up."""
 
 @dataclass(frozen=True)
 class PredictionCost:
-    """Cost of predicting the median image of a data set with one network architecture.
+    """Cost of predicting an image, by default the data set's median one, with one network architecture.
 
     Attributes:
         network: name in the table.
         parameters: of one network.
         flops_per_patch: FLOPs of one forward pass, 2 per multiply-add.
-        windows: sliding windows in the median image.
+        windows: sliding windows in the image.
         mirror_axes: axes that nnU-Net mirrors at test time.
         folds: networks that are averaged.
         mirrored: whether it is used with test-time mirroring.
@@ -61,14 +61,29 @@ class PredictionCost:
         return self.flops_per_patch * self.passes(self.mirrored)
 
 
-def count_windows(plans_manager: PlansManager, configuration: str, step_size: float = STEP_SIZE) -> int:
-    """Sliding windows in the median image; in 2D over all its slices, padded to the patch as nnU-Net does."""
+def count_windows(
+    plans_manager: PlansManager,
+    configuration: str,
+    step_size: float = STEP_SIZE,
+    image_shape: Sequence[int] | None = None,
+) -> int:
+    """Sliding windows in an image; in 2D over all its slices, padded to the patch as nnU-Net does.
+
+    Args:
+        plans_manager: plans of the configuration.
+        configuration: its name.
+        step_size: of the windows, as a fraction of the patch.
+        image_shape: voxels (z, y, x) of the preprocessed image; None for the data set's median image.
+    """
     cm = plans_manager.get_configuration(configuration)
     patch = tuple(cm.patch_size)
-    size = tuple(max(round(s), p) for s, p in zip(cm.median_image_size_in_voxels[-len(patch) :], patch, strict=True))
+    if image_shape is None:
+        plane, slices = cm.median_image_size_in_voxels, plans_manager.original_median_shape_after_transp[0]
+    else:
+        plane, slices = image_shape, image_shape[0]
+    size = tuple(max(round(s), p) for s, p in zip(plane[-len(patch) :], patch, strict=True))
     windows = math.prod(len(s) for s in compute_steps_for_sliding_window(size, patch, step_size))
-    slices = round(plans_manager.original_median_shape_after_transp[0]) if len(patch) == 2 else 1
-    return windows * slices
+    return windows * round(slices) if len(patch) == 2 else windows
 
 
 def count_parameters(plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any]) -> int:
@@ -85,6 +100,8 @@ def measure(
     trainer: str = STOCK_TRAINER,
     folds: int = 1,
     mirrored: bool = False,
+    mirror_axes: int | None = None,
+    image_shape: Sequence[int] | None = None,
 ) -> PredictionCost:
     """Builds a network and counts its parameters and the FLOPs of one patch.
 
@@ -96,14 +113,17 @@ def measure(
         trainer: trainer whose ``build_network_architecture`` is used.
         folds: networks that are averaged.
         mirrored: whether the network is used with test-time mirroring.
+        mirror_axes: how many axes it mirrors; None for all of the patch.
+        image_shape: voxels (z, y, x) of the preprocessed image; None for the data set's median image.
     """
     patch = plans_manager.get_configuration(configuration).patch_size
     try:
         parameters, flops = _count(plans_manager, configuration, dataset_json, trainer, "meta")
     except (NotImplementedError, RuntimeError):  # a network that needs values, not only shapes
         parameters, flops = _count(plans_manager, configuration, dataset_json, trainer, "cpu")
-    windows = count_windows(plans_manager, configuration)
-    return PredictionCost(network, parameters, flops, windows, len(patch), folds, mirrored)
+    windows = count_windows(plans_manager, configuration, image_shape=image_shape)
+    axes = len(patch) if mirror_axes is None else mirror_axes
+    return PredictionCost(network, parameters, flops, windows, axes, folds, mirrored)
 
 
 def _build(

@@ -13,6 +13,7 @@ from nnunet_kd.config import KDConfig, Teacher
 from nnunet_kd.errors import UserError
 from nnunet_kd.planning.student import StudentSpec, parse_student
 from nnunet_kd.schema import apply_settings, from_dict, to_dict
+from nnunet_kd.teachers import split_folds
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,11 @@ def parse_teacher(text: str, dataset_results: Path) -> Teacher:
     Raises:
         UserError: for folds that are neither.
     """
-    folder, colon, folds = text.rpartition(":")
-    if not colon or set(folds) & set("/\\"):  # the colon of a Windows drive
-        folder, folds = text, ""
-    elif not re.fullmatch(r"all|\d+(,\d+)*", folds):
-        raise UserError(f"--teachers {text}: found the folds {folds!r}, expected for example :0,1,2 or :all.")
+    folder, folds = split_folds(text, "--teachers")
     if set(folder) & set("/\\"):
         path = Path(folder).expanduser().resolve()
         folder = path.name if path.parent == dataset_results.resolve() else str(path)
-    chosen = tuple(dict.fromkeys(f if f == "all" else int(f) for f in folds.split(","))) if folds else None
-    return Teacher(folder=folder, folds=chosen)
+    return Teacher(folder=folder, folds=folds)
 
 
 def make_kd_block(

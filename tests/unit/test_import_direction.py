@@ -9,6 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LAYERS = {
     "errors": 0,
     "files": 1,
+    "programs": 1,
     "schema": 1,
     "config": 2,
     "losses": 3,
