@@ -62,9 +62,8 @@ def run_sampled(
     Areas are sums over samples (trapezoids for memory). What a process computes after its last sample, at most
     ``interval_s``, is missed, and so is a process that lives between two samples. Reading the proportional set size is
     slow; it is read where it can exceed the peak so far, and for a tenth of the time at most.
-    Source: the efficiency measures of the FLARE 2022 challenge. Deviation: FLARE reads the utilisation and memory of
-    the whole machine, here they are the command's own, so that other work on the machine does not enter (GPU: so far
-    as it does not change meanwhile).
+    Source: the efficiency measures of the FLARE 2022 challenge. Deviation: FLARE reads processor and GPU of the whole
+    machine; here they are the command's own, so that other work does not enter (GPU: as long as it stays the same).
 
     Args:
         command: program and arguments.
