@@ -8,7 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 
 SHAPE, SPACING_MM = (8, 20, 24), (3.0, 1.5, 1.0)
-CASES = [f"case_{i:02d}" for i in range(8)]
+CASES = [f"case_{i:02d}" for i in range(12)]
 TITLE = "A & B <report>"
 LABELS = {"background": 0, "liver": 1, "<tumor>": 2}
 # chance that a voxel of a method's label border is lost, and how sure its probabilities are

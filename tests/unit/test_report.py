@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from matplotlib.image import imread
 from scipy.stats import wilcoxon
 
 from nnunet_kd.cli import main
@@ -121,6 +122,7 @@ def test_comparisons_are_those_of_scipy_corrected_by_holm(comparison, report, co
         holm[i] = largest
     assert [c["p_adjusted"] for c in found] == pytest.approx(holm, abs=1e-12)
     assert [c["significant"] for c in found] == list(holm < 0.05)
+    assert min(holm) < 0.05  # so that there is a ring to look for
     rows = Tables((report / "report.html").read_text()).rows["table-comparisons"]
     [shown] = [r for r in rows if r[:3] == [f"student {MINUS} ensemble", "Dice", "mean"]]
     assert shown[3] == f"{found[2]['mean']:+.4f}".replace("-", MINUS)
@@ -191,7 +193,7 @@ def test_every_method_shows_its_worst_median_and_best_case(comparison, report, c
         means = {c: np.nanmean([dice(comparison, method, c, k) for k in (1, 2)]) for c in CASES}
         ordered = sorted(CASES, key=lambda c: means[c])
         shown = {s["kind"]: s["case"] for s in content["shown_cases"] if s["method"] == method}
-        assert shown == {"worst": ordered[0], "median": ordered[3], "best": ordered[-1]}
+        assert shown == {"worst": ordered[0], "median": ordered[5], "best": ordered[-1]}
 
 
 def test_the_page_holds_everything_and_the_folder_every_plot(report, content):
@@ -234,7 +236,7 @@ def test_two_methods_without_names_that_say_anything(comparison, tmp_path, capsy
     assert content["costs"] == {}
     assert "NSD below a" in content["headline"][0]["sentence"]
     assert content["headline"][1]["figure"] == "\u2013"
-    assert any("4 of 8 reference cases" in w for w in content["warnings"])
+    assert any("4 of 12 reference cases" in w for w in content["warnings"])
     assert any("too few" in w for w in content["warnings"])
     assert "WARNING" in capsys.readouterr().out
     assert "table-costs" not in (tmp_path / "out" / "report.html").read_text()
@@ -279,3 +281,38 @@ def test_a_folder_of_someone_else_is_never_replaced(comparison, tmp_path, capsys
         main(arguments(comparison, tmp_path, ("ensemble", "student"), "--overwrite"))
     assert "not a report's folder" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_one_class_in_two_dimensions_is_tested_once_and_shown_large(tmp_path):
+    """PNG files without spacing, one class, groups: no mean over classes, no doubled tests, a window around the cell."""
+    y, x = np.indices((60, 90))
+    cell = ((y - 30) ** 2 + (x - 40) ** 2 < 150).astype(np.uint8)
+    for i in range(6):
+        for name, radius in (("reference", 150), ("big", 130 + i), ("small", 100 - i)):
+            (tmp_path / name).mkdir(exist_ok=True)
+            label = ((y - 30) ** 2 + (x - 40) ** 2 < radius).astype(np.uint8)
+            sitk.WriteImage(sitk.GetImageFromArray(label), str(tmp_path / name / f"c{i}.png"))
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "cell": 1}, "file_ending": ".png"}))
+    (tmp_path / "groups.csv").write_text("case,group\n" + "".join(f"c{i},{i // 2}\n" for i in range(6)))
+    words = [
+        "report",
+        "--reference",
+        str(tmp_path / "reference"),
+        "-djfile",
+        str(tmp_path / "dataset.json"),
+        "-np",
+        "1",
+    ]
+    words += ["--method", f"big={tmp_path / 'big'}", "--method", f"small={tmp_path / 'small'}"]
+    main([*words, "--groups", str(tmp_path / "groups.csv"), "-o", str(tmp_path / "out")])
+    content = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [(c["metric"], c["label"], c["n_groups"]) for c in content["comparisons"]] == [
+        (metric, "mean", 3) for metric in ("Dice", "HD95", "NSD")
+    ]
+    assert any("3 groups are too few" in w for w in content["warnings"])
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "mean over classes" not in page
+    assert "6 cases of 3 groups" in page
+    picture = imread(tmp_path / "out" / "plots" / "case_small_worst.png")[..., :3]
+    blue = (picture[..., 2] - picture[..., 0] > 0.3).nonzero()[0]  # the contour
+    assert np.ptp(blue) > 0.5 * len(picture) * np.sqrt(cell.sum()) / 40

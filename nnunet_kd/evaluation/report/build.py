@@ -59,7 +59,8 @@ def build_report(request: Request) -> Report:
         choose_shown(n, numbers.cases, numbers.values(n, metric), HIGHER_IS_BETTER[metric]) for n in numbers.methods
     )
     references = len(list(request.references.glob(f"*{volumes.definition.file_ending}")))
-    warnings, notes = make_remarks(numbers, models, {name: len(e.cases) for name, e in found.items()}, references)
+    predicted = {name: len(e.cases) for name, e in found.items()}
+    warnings, notes = make_remarks(numbers, models, predicted, references, request.significance)
     device = None if benchmark is None else benchmark.get("device")
     report = Report(
         title=request.title,

@@ -28,6 +28,8 @@ class Cost:
         predict_seconds: whole ``nnUNetv2_predict`` per case, one for each run.
         memory_mb: peak resident memory, one for each run.
         device_mb: peak memory on the device, one for each run.
+        cpu_time_percent_s: area under the curve of CPU utilisation per case, one for each run.
+        device_memory_time_mb_s: area under the curve of device memory per case, one for each run.
     """
 
     method: str
@@ -39,6 +41,8 @@ class Cost:
     predict_seconds: tuple[float, ...] = ()
     memory_mb: tuple[float, ...] = ()
     device_mb: tuple[float, ...] = ()
+    cpu_time_percent_s: tuple[float, ...] = ()
+    device_memory_time_mb_s: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,8 @@ def collect_costs(
             predict_seconds=_numbers(model.get("predict_seconds_per_case")),
             memory_mb=_numbers(model.get("peak_rss_mb")),
             device_mb=_numbers(model.get("peak_device_mb")),
+            cpu_time_percent_s=_numbers(model.get("cpu_time_percent_s")),
+            device_memory_time_mb_s=_numbers(model.get("device_memory_time_mb_s")),
         )
     return costs
 

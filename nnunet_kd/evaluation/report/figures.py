@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from nnunet_kd.evaluation.report.calibration import Reliability
-from nnunet_kd.evaluation.report.numbers import HIGHER_IS_BETTER, MEAN, UNITS, Numbers, pareto_front
+from nnunet_kd.evaluation.report.numbers import HIGHER_IS_BETTER, UNITS, Numbers, pareto_front
 from nnunet_kd.evaluation.report.style import FAINT, INK, PAPER, MethodStyle, new_figure
 
 WIDTH_IN = 7.2
@@ -25,14 +25,14 @@ def dot_plot(numbers: Numbers, metric: str, styles: Styles) -> Figure:
 
     Source: the form is that of Noothout et al. 2022, Fig. 4.
     """
-    labels = [*numbers.labels, MEAN] if len(numbers.labels) > 1 else list(numbers.labels)
-    columns = min(len(labels), 3)
-    rows = -(-len(labels) // columns)
+    panels = numbers.columns
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
     height = rows * (0.21 * len(numbers.methods) + 0.62) + 0.15
     figure = new_figure(WIDTH_IN, height, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     positions = np.arange(len(numbers.methods))[::-1]
-    for ax, label in zip(grid.flat, labels, strict=False):
+    for ax, (label, title) in zip(grid.flat, panels, strict=False):
         for y, method in zip(positions, numbers.methods, strict=True):
             score, style = numbers.score(method, metric, label), styles[method]
             if not np.isfinite(score.mean):
@@ -44,13 +44,13 @@ def dot_plot(numbers: Numbers, metric: str, styles: Styles) -> Figure:
             test = numbers.test(method, numbers.roles.reference, metric, label)
             if test is not None and test.significant:
                 ax.plot(score.mean, y, "o", mfc="none", mec=INK, ms=10, mew=1.1, zorder=4)
-        ax.set_title("mean over classes" if label == MEAN else label, loc="left")
+        ax.set_title(title, loc="left")
         ax.set_ylim(-0.6, len(positions) - 0.4)
         ax.grid(axis="y", color=FAINT, lw=0.4, alpha=0.5)
         ax.set_axisbelow(True)
         ax.xaxis.set_major_locator(MaxNLocator(5))
         ax.tick_params(axis="y", length=0)
-    for ax in grid.flat[len(labels) :]:
+    for ax in grid.flat[len(panels) :]:
         ax.remove()
     for row in grid:
         row[0].set_yticks(positions, numbers.methods)
@@ -136,7 +136,7 @@ def cost_plot(
         ax.set_axisbelow(True)
         ax.margins(0.14)
         _log_ticks(ax, x)
-    axes[0].set_ylabel(f"{axis_label(metric)}, mean over classes and cases")
+    axes[0].set_ylabel(f"{axis_label(metric)}, {numbers.over}")
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)))
     return figure

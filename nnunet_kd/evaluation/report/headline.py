@@ -65,7 +65,7 @@ def _accuracy(
     amount = "" if r.mean == 0 else f"{_amount(abs(r.mean), metric)} of {metric} "
     groups = f", {r.n_groups} groups" if numbers.groups is not None else ""
     sentence = (
-        f"{student} is {amount}{where} {other}: {values[0]} against {values[1]}, mean over classes and "
+        f"{student} is {amount}{where} {other}: {values[0]} against {values[1]}, {numbers.over}, "
         f"{r.n_cases} cases{groups} ({_interval(test, metric)}; {_judgement(test, significance)})."
     )
     if HIGHER_IS_BETTER[metric] is False:

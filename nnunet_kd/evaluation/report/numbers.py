@@ -90,6 +90,16 @@ class Numbers:
     scores: tuple[Score, ...]
     tests: tuple[Test, ...]
 
+    @property
+    def columns(self) -> tuple[tuple[str, str], ...]:
+        """Label and title of every class and of their mean; with one class only the mean, under the class's name."""
+        return _columns(self.labels)
+
+    @property
+    def over(self) -> str:
+        """What a case's value is the mean of, for captions."""
+        return "mean over classes" if len(self.labels) > 1 else self.labels[0]
+
     def score(self, method: str, metric: str, label: str = MEAN) -> Score:
         """The score of a method, metric and class."""
         return next(s for s in self.scores if (s.method, s.metric, s.label) == (method, metric, label))
@@ -152,6 +162,7 @@ def compute_numbers(
             known = ", ".join(m for m in first.metrics if m in HIGHER_IS_BETTER)
             raise UserError(f"--metrics {metric}: expected some of {known}.")
     labels = (*first.labels, MEAN)
+    tested = [label for label, _ in _columns(first.labels)]
     scores = tuple(
         _score(name, metric, label, e.of(metric, None if label == MEAN else label))
         for name, e in evaluations.items()
@@ -161,11 +172,17 @@ def compute_numbers(
     pairs = [(name, roles.reference) for name in evaluations if name != roles.reference]
     if roles.twin is not None and roles.twin != roles.reference:
         pairs.append((roles.student, roles.twin))
-    tests = tuple(test for metric in shown for test in _tests(evaluations, pairs, metric, labels, significance, groups))
+    tests = tuple(test for metric in shown for test in _tests(evaluations, pairs, metric, tested, significance, groups))
     return Numbers(
         tuple(evaluations), roles, first.cases, first.labels, tuple(shown),
         None if groups is None else tuple(groups), evaluations, scores, tests,
     )  # fmt: skip
+
+
+def _columns(labels: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    if len(labels) == 1:
+        return ((MEAN, labels[0]),)
+    return (*((label, label) for label in labels), (MEAN, "mean over classes"))
 
 
 def _score(method: str, metric: str, label: str, values: np.ndarray) -> Score:

@@ -77,7 +77,7 @@ def draw_case(view: CaseView, foreground: Sequence[int | tuple[int, ...]], name:
     columns = ["reference", name] + (["entropy"] if view.entropy is not None else [])
     size = (len(columns) * (PANEL_IN + GAP_IN) - GAP_IN, len(axes) * (PANEL_IN + GAP_IN) - GAP_IN)
     figure = new_figure(*size, facecolor="none")
-    centre_mm, side_mm = _window(view, axes)
+    centre_mm, side_mm = _window(view)
     gray = None if view.image is None else _gray_range(view, centre_mm, side_mm)
     for row, axis in enumerate(axes):
         for column, title in enumerate(columns):
@@ -90,7 +90,7 @@ def draw_case(view: CaseView, foreground: Sequence[int | tuple[int, ...]], name:
             _frame(ax, np.delete(centre_mm, axis), side_mm, origin_of(axis))
             if row == 0:
                 _write(ax, 0.03, 0.97, title, va="top")
-            if column == 0:
+            if column == 0 and len(axes) > 1:
                 _write(ax, 0.03, 0.03, view.planes[axis], va="bottom")
         if view.planes == PATIENT_PLANES and row == 0:
             _scale_bar(figure.axes[-len(columns)], side_mm)
@@ -107,7 +107,7 @@ def draw_entropy(volume: np.ndarray) -> Figure:
     """
     axes = plane_axes(volume.shape)
     width = len(axes) * (PANEL_IN + GAP_IN) - GAP_IN
-    figure = new_figure(width, PANEL_IN, facecolor="none")
+    figure = new_figure(width, PANEL_IN, facecolor="black")
     for column, axis in enumerate(axes):
         where = int(volume.sum(tuple(i for i in range(3) if i != axis)).argmax())
         left = column * (PANEL_IN + GAP_IN) / width
@@ -144,8 +144,8 @@ def _line(index: int) -> dict:
     return {"color": CLASS_COLORS[index % len(CLASS_COLORS)], "ls": CLASS_LINES[index % len(CLASS_LINES)]}
 
 
-def _window(view: CaseView, axes: Sequence[int]) -> tuple[np.ndarray, float]:
-    """Centre (mm, every axis) and side (mm) of a cube around all foreground, a fifth wider than it."""
+def _window(view: CaseView) -> tuple[np.ndarray, float]:
+    """Centre (mm, every axis) and side (mm) of a cube, or a square, around all foreground, a fifth wider than it."""
     labelled = (view.reference > 0) | (view.prediction > 0)
     if view.ignore_label is not None:
         labelled &= view.reference != view.ignore_label
@@ -154,8 +154,9 @@ def _window(view: CaseView, axes: Sequence[int]) -> tuple[np.ndarray, float]:
     where = np.nonzero(labelled)
     low, high = (np.array([f(w) for w in where]) for f in (np.min, np.max))
     spacing = np.array(view.spacing_mm)
+    seen = slice(1, 3) if len(plane_axes(view.reference.shape)) == 1 else slice(0, 3)
     extent_mm = (high - low + 1) * spacing
-    return (low + high) / 2 * spacing, float(1.2 * extent_mm[list(axes)].max() + 4 * spacing[list(axes)].min())
+    return (low + high) / 2 * spacing, float(1.2 * extent_mm[seen].max() + 4 * spacing[seen].min())
 
 
 def _gray_range(view: CaseView, centre_mm: np.ndarray, side_mm: float) -> tuple[float, float]:

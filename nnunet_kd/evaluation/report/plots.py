@@ -17,7 +17,7 @@ from nnunet_kd.evaluation.report.content import Report
 from nnunet_kd.evaluation.report.costs import Cost
 from nnunet_kd.evaluation.report.formats import of_metric
 from nnunet_kd.evaluation.report.methods import Method, file_stems
-from nnunet_kd.evaluation.report.numbers import MEAN, Numbers
+from nnunet_kd.evaluation.report.numbers import Numbers
 from nnunet_kd.evaluation.report.overlays import draw_case, draw_class_legend
 from nnunet_kd.evaluation.report.soft_labels import SoftLabelEntropy
 from nnunet_kd.evaluation.report.style import RC, MethodStyle, inline_svg, method_styles, save_plot
@@ -139,10 +139,9 @@ def _paired_caption(numbers: Numbers, first: str, second: str, metric: str) -> s
     assert test is not None, (first, second)
     r = test.result
     low, mean, high = (of_metric(v, metric, sign=True) for v in (r.low, r.mean, r.high))
-    over = "mean over classes" if test.label == MEAN else test.label
     return (
-        f"{metric} ({over}) of {first} against {second}, case by case. Left: below the line {second} is higher. "
-        f"Right: differences in order; dashed, their mean {mean}, shaded its 95 % interval {low} to {high}."
+        f"{metric} ({numbers.over}) of {first} against {second}, case by case. Left: below the line {second} is "
+        f"higher. Right: differences in order; dashed, their mean {mean}, shaded its 95 % interval {low} to {high}."
     )
 
 

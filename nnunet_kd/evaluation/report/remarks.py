@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
+from nnunet_kd.evaluation.report.formats import probability
 from nnunet_kd.evaluation.report.numbers import Numbers
 from nnunet_kd.evaluation.report.optimism import find_exposure
+from nnunet_kd.evaluation.statistics import Significance
 from nnunet_kd.teachers import TeacherModel
-
-FEW_CASES = 6  # below, a two-sided signed-rank test cannot reach p < 0.05
 
 
 def make_remarks(
@@ -14,6 +14,7 @@ def make_remarks(
     models: Mapping[str, Sequence[TeacherModel]],
     predicted: Mapping[str, int],
     references: int,
+    significance: Significance,
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Warnings, and notes on what was checked or left unchecked.
 
@@ -22,6 +23,7 @@ def make_remarks(
         models: where they are known.
         predicted: how many of the references each method predicted.
         references: their number.
+        significance: how p-values are judged.
     """
     total = len(numbers.cases)
     exposures = [find_exposure(name, found, numbers.cases) for name, found in models.items()]
@@ -32,10 +34,8 @@ def make_remarks(
             f"All numbers are on the {total} of {references} reference cases that every method predicted (missing: "
             f"{missing}); a method that leaves out hard cases gains by it."
         )
-    independent = total if numbers.groups is None else len(set(numbers.groups))
-    if independent < FEW_CASES:
-        what = "cases" if numbers.groups is None else "groups"
-        warnings.append(f"{independent} {what} are too few for the signed-rank test to find any difference at 0.05.")
+    if said := _too_few(numbers, significance):
+        warnings.append(said)
     notes = []
     if unchecked := [name for name in numbers.methods if name not in models]:
         notes.append(f"Not checked whether {', '.join(unchecked)} trained on evaluated cases: no --model was given.")
@@ -44,3 +44,17 @@ def make_remarks(
             f"By the names of the cases, {', '.join(clean)} and their teachers trained on none of the evaluated cases."
         )
     return tuple(warnings), tuple(notes)
+
+
+def _too_few(numbers: Numbers, significance: Significance) -> str | None:
+    """Whether even the clearest difference would not be significant: all cases on one side have p = 2 / 2^n."""
+    what, n = ("cases", len(numbers.cases)) if numbers.groups is None else ("groups", len(set(numbers.groups)))
+    tests = sum(t.metric == numbers.shown[0] for t in numbers.tests) if significance.correction else 1
+    smallest = min(1.0, tests * 2.0 ** (1 - n))
+    if smallest < significance.level:
+        return None
+    corrected = f", corrected for {tests} tests," if tests > 1 else ""
+    return (
+        f"{n} {what} are too few for any difference to be significant at {significance.level:g}: the smallest possible "
+        f"p{corrected} is {probability(smallest)}."
+    )

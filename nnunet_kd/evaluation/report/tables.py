@@ -80,12 +80,13 @@ def cost_table(numbers: Numbers, costs: Mapping[str, Cost]) -> Table | None:
                 name, count(c.networks), count(c.parameters), count(c.passes_per_case), significant(flops),
                 middle_and_range(c.network_seconds), faster, middle_and_range(c.predict_seconds),
                 middle_and_range(c.memory_mb), middle_and_range(c.device_mb),
+                middle_and_range(c.cpu_time_percent_s), middle_and_range(c.device_memory_time_mb_s),
             )
         )  # fmt: skip
     header = (
         "method", "networks", "parameters", "passes per case", "GFLOPs per case", "network s per case",
         f"times less than {numbers.roles.reference}", "nnUNetv2_predict s per case", "peak memory MB",
-        "peak device memory MB",
+        "peak device memory MB", "CPU utilisation over time % s", "device memory over time MB s",
     )  # fmt: skip
     caption = (
         "Size and cost. Parameters and operations of all networks that predict together. Passes: windows × mirrored "
@@ -98,8 +99,7 @@ def cost_table(numbers: Numbers, costs: Mapping[str, Cost]) -> Table | None:
 
 def accuracy_table(numbers: Numbers) -> Table:
     """Mean of every metric and class; the form is that of Noothout et al. 2022, Table 2."""
-    labels = [*numbers.labels, MEAN] if len(numbers.labels) > 1 else list(numbers.labels)
-    columns = [(label, metric) for label in labels for metric in numbers.shown]
+    columns = [(label, metric) for label, _ in numbers.columns for metric in numbers.shown]
     best = {c: _best([numbers.score(m, c[1], c[0]).mean for m in numbers.methods], c[1]) for c in columns}
     rows = []
     for i, name in enumerate(numbers.methods):
@@ -111,10 +111,10 @@ def accuracy_table(numbers: Numbers) -> Table:
         rows.append(tuple(row))
     caption = (
         f"Mean over {len(numbers.cases)} cases. Bold: best of the column. {MARK}: differs significantly from "
-        f"{numbers.roles.reference}. The mean over classes is taken in each case first. Distances in mm."
+        f"{numbers.roles.reference}.{_classes(numbers)} Distances in mm."
         f"{_undefined(numbers)}"
     )
-    groups = (("", 1), *((_label(label), len(numbers.shown)) for label in labels))
+    groups = (("", 1), *((title, len(numbers.shown)) for _, title in numbers.columns))
     return Table("accuracy", caption, ("method", *(m for _, m in columns)), tuple(rows), groups)
 
 
@@ -127,7 +127,7 @@ def spread_table(numbers: Numbers) -> Table:
         scores = [numbers.score(name, m) for m in metrics]
         texts = [f"{of_metric(s.mean, s.metric)} ± {of_metric(s.sd, s.metric)}" for s in scores]
         rows.append((Cell(name), *(Cell(t, i in best[s.metric]) for t, s in zip(texts, scores, strict=True))))
-    caption = "All metrics: mean over classes, then mean ± standard deviation over cases."
+    caption = f"All metrics, {numbers.over}: mean ± standard deviation over cases."
     header = ("method", *(f"{m} ({UNITS[m]})" if m in UNITS else m for m in metrics))
     return Table("spread", caption, header, tuple(rows))
 
@@ -148,20 +148,21 @@ def test_tables(numbers: Numbers) -> list[Table]:
         "Paired comparisons on the same cases: first minus second method, the mean of the differences with its 95 % "
         f"bootstrap interval, Wilcoxon signed-rank test.{corrected}{groups} {MARK}: significant."
     )
-    tables = [_test_table("comparisons", f"{caption} The student's comparisons.", main)]
+    tables = [_test_table(numbers, "comparisons", f"{caption} The student's comparisons.", main)]
     if rest:
-        tables.append(_test_table("other-comparisons", "Paired comparisons of the other methods.", rest))
+        tables.append(_test_table(numbers, "other-comparisons", "Paired comparisons of the other methods.", rest))
     return tables
 
 
-def _test_table(key: str, caption: str, tests: Sequence[Test]) -> Table:
+def _test_table(numbers: Numbers, key: str, caption: str, tests: Sequence[Test]) -> Table:
+    titles = dict(numbers.columns) | ({MEAN: MEAN} if len(numbers.labels) > 1 else {})
     rows = []
     for t in tests:
         r, m = t.result, t.metric
         interval = f"{of_metric(r.low, m, True)} to {of_metric(r.high, m, True)}" if r.low == r.low else UNKNOWN
         texts = (
-            f"{t.first} − {t.second}", m, t.label, of_metric(r.mean, m, True), interval, of_metric(r.median, m, True),
-            f"{r.better} / {r.ties} / {r.worse}", count(r.n_groups), probability(r.p),
+            f"{t.first} − {t.second}", m, titles[t.label], of_metric(r.mean, m, True), interval,
+            of_metric(r.median, m, True), f"{r.better} / {r.ties} / {r.worse}", count(r.n_groups), probability(r.p),
         )  # fmt: skip
         rows.append((*map(Cell, texts), Cell(probability(t.p_adjusted), mark=t.significant)))
     header = (
@@ -195,7 +196,7 @@ def case_table(numbers: Numbers) -> Table:
     metric = numbers.shown[0]
     values = {name: numbers.values(name, metric) for name in numbers.methods}
     rows = [(case, *(of_metric(values[m][i], metric) for m in numbers.methods)) for i, case in enumerate(numbers.cases)]
-    caption = f"{metric} of every case, mean over classes."
+    caption = f"{metric} of every case, {numbers.over}."
     return Table("cases", caption, ("case", *numbers.methods), _cells(rows))
 
 
@@ -227,5 +228,5 @@ def _drop_empty_columns(table: Table, keep: int) -> Table:
     return Table(table.key, table.caption, tuple(table.header[i] for i in kept), rows)
 
 
-def _label(label: str) -> str:
-    return "mean over classes" if label == MEAN else label
+def _classes(numbers: Numbers) -> str:
+    return " The mean over classes is taken in each case first." if len(numbers.labels) > 1 else ""
