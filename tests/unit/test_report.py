@@ -284,7 +284,7 @@ def test_a_folder_of_someone_else_is_never_replaced(comparison, tmp_path, capsys
 
 
 def test_one_class_in_two_dimensions_is_tested_once_and_shown_large(tmp_path):
-    """PNG files without spacing, one class, groups: no mean over classes, no doubled tests, a window around the cell."""
+    """PNG files, one class, groups: no mean over classes, no doubled tests, a window around the cell."""
     y, x = np.indices((60, 90))
     cell = ((y - 30) ** 2 + (x - 40) ** 2 < 150).astype(np.uint8)
     for i in range(6):

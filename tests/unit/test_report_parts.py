@@ -14,8 +14,10 @@ from nnunet_kd.evaluation.report.methods import choose_roles, file_stems
 from nnunet_kd.evaluation.report.numbers import pareto_front
 from nnunet_kd.evaluation.report.optimism import find_exposure
 from nnunet_kd.evaluation.report.overlays import CaseView, choose_cases, draw_case, slice_of_most_disagreement
+from nnunet_kd.evaluation.report.soft_labels import soft_label_entropy
 from nnunet_kd.evaluation.report.style import COLORS, method_styles
 from nnunet_kd.evaluation.report.volumes import Geometry
+from nnunet_kd.softlabels.store import SoftLabelStore
 from nnunet_kd.teachers import TeacherModel
 
 DATASET = "Dataset900_Seen"
@@ -256,3 +258,19 @@ def test_what_cannot_be_checked_is_said(model_folders, monkeypatch):
     assert "Not checked whether x has seen" in find_exposure("x", [model], ["a"]).sentences(1)[0]
     imported = model_folders("nnUNetTrainerKDEnsemble", (0,), kd_block(from_folder="elsewhere"))
     assert "probability maps from elsewhere" in find_exposure("y", [imported], ["c"]).sentences(1)[0]
+
+
+def test_entropy_of_a_soft_label_store(tmp_path):
+    manifest = {"format": 1, "identity": {"dtype": "uint8"}, "labels": {"regions": False}, "versions": {}}
+    store = SoftLabelStore.create(tmp_path / "store", manifest)
+    for i, sure in enumerate((1.0, 0.5, 0.8)):
+        foreground = np.zeros((4, 6, 6))
+        foreground[1:3, 2:4, 2:4] = sure
+        store.write(f"case{i}", np.stack([1 - foreground, foreground]), (4, 4, 4), {})
+    found = soft_label_entropy(tmp_path / "store")
+    expected = [-(p * math.log2(p) + (1 - p) * math.log2(1 - p)) if p < 1 else 0 for p in (1, 128 / 255, 204 / 255)]
+    assert list(found.mean.values()) == pytest.approx(expected, abs=1e-5)
+    assert list(found.figures) == [("lowest", "case0"), ("median", "case2"), ("highest", "case1")]
+    assert len(found.figures["median", "case2"].axes) == 3
+    with pytest.raises(UserError, match="no case"):
+        soft_label_entropy(SoftLabelStore.create(tmp_path / "empty", manifest).folder)

@@ -119,7 +119,7 @@ def _cost(numbers: Numbers, costs: Mapping[str, Cost], device: str | None) -> St
             "cost", UNKNOWN, "cost", f"Nothing that was measured compares the cost of {student} and {other}."
         )
     text = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
-    return Statement("cost", figure, caption, f"{student} {text} than {other}.")
+    return Statement("cost", figure, caption, f"Compared with {other}, {student} {text}.")
 
 
 def _ratio_interval(times: Ratio) -> str:

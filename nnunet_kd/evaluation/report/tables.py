@@ -119,8 +119,9 @@ def accuracy_table(numbers: Numbers) -> Table:
 
 
 def spread_table(numbers: Numbers) -> Table:
-    """Mean and standard deviation of all metrics, mean over classes."""
-    metrics = [m for m in next(iter(numbers.evaluations.values())).metrics if m in HIGHER_IS_BETTER]
+    """Mean and standard deviation of all metrics that have a better and a worse, mean over classes."""
+    # VOE says what IoU says
+    metrics = [m for m in next(iter(numbers.evaluations.values())).metrics if m in HIGHER_IS_BETTER and m != "IoU"]
     best = {m: _best([numbers.score(name, m).mean for name in numbers.methods], m) for m in metrics}
     rows = []
     for i, name in enumerate(numbers.methods):
