@@ -257,6 +257,8 @@ def test_two_methods_without_names_that_say_anything(comparison, tmp_path, capsy
         (["--twin", "student", "--student", "student"], "one role"),
         (["--metrics", "RVD"], "--metrics RVD"),
         (["--images", "nowhere"], "--images nowhere"),
+        (["--reference", "nowhere"], "--reference nowhere"),
+        (["--method", "empty=tests"], "--method empty"),
         (["--benchmark", "nowhere.json"], "nowhere.json"),
         (["--groups", "nowhere.csv"], "nowhere.csv"),
         (["--soft_labels", "nowhere"], "no soft labels here"),

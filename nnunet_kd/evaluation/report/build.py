@@ -22,7 +22,7 @@ from nnunet_kd.evaluation.report.numbers import HIGHER_IS_BETTER, Numbers, commo
 from nnunet_kd.evaluation.report.plots import cost_points, draw_plots
 from nnunet_kd.evaluation.report.provenance import Provenance, describe_files, describe_model, describe_run
 from nnunet_kd.evaluation.report.remarks import make_remarks
-from nnunet_kd.evaluation.report.request import Request, check_output, find_models, read_groups
+from nnunet_kd.evaluation.report.request import Request, check_inputs, check_output, find_models, groups_of, read_groups
 from nnunet_kd.evaluation.report.soft_labels import SoftLabelEntropy, soft_label_entropy
 from nnunet_kd.evaluation.report.volumes import Volumes
 from nnunet_kd.evaluation.segmentations import LabelDefinition
@@ -39,8 +39,8 @@ def build_report(request: Request) -> Report:
     """
     check_output(request.output, request.overwrite)
     names = [m.name for m in request.methods]
-    if request.images is not None and not request.images.is_dir():
-        raise UserError(f"--images {request.images}: no such folder.")
+    check_inputs(request)
+    known_groups = None if request.groups is None else read_groups(request.groups)
     models = find_models(request.models, names)
     benchmark = None if request.benchmark is None else load_benchmark(request.benchmark, names)
     measured = (benchmark or {}).get("models", {})  # with the mirroring of the measurement
@@ -50,7 +50,8 @@ def build_report(request: Request) -> Report:
     unsure = None if request.soft_labels is None else soft_label_entropy(request.soft_labels)
     found = _evaluate(request)
     evaluations = common_cases(found)
-    groups = None if request.groups is None else read_groups(request.groups, next(iter(evaluations.values())).cases)
+    cases = next(iter(evaluations.values())).cases
+    groups = None if known_groups is None else groups_of(cases, known_groups)
     numbers = compute_numbers(evaluations, request.roles, request.shown, request.significance, groups)
     volumes = Volumes(LabelDefinition.load(request.dataset_json), request.references, request.images)
     calibrations = tuple(c for m in request.methods if (c := calibrate(volumes, m, numbers.cases)) is not None)
@@ -104,9 +105,12 @@ def _evaluate(request: Request) -> dict[str, Evaluation]:
     found = {}
     for method in request.methods:
         print(f"{method.name}: {method.folder}", flush=True)
-        summary = evaluate_folder(
-            method.folder, request.references, request.dataset_json, request.settings, request.processes, chill=True
-        )
+        try:
+            summary = evaluate_folder(
+                method.folder, request.references, request.dataset_json, request.settings, request.processes, chill=True
+            )
+        except UserError as err:
+            raise UserError(f"--method {method.name}: {err}") from err
         found[method.name] = Evaluation.from_summary(summary)
     return found
 

@@ -1,7 +1,7 @@
 """What a report is asked to be, checked before anything is measured."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from nnunet_kd.errors import UserError
 from nnunet_kd.evaluation.efficiency import ModelSpec
 from nnunet_kd.evaluation.metrics import MetricSettings
 from nnunet_kd.evaluation.report.methods import Method, Roles
+from nnunet_kd.evaluation.report.numbers import HIGHER_IS_BETTER
 from nnunet_kd.evaluation.statistics import Significance
 from nnunet_kd.teachers import TeacherModel
 
@@ -58,23 +59,46 @@ class Request:
     command: tuple[str, ...] = ()
 
 
-def read_groups(file: Path, cases: Sequence[str]) -> tuple[str, ...]:
-    """Group of every case from a CSV file with the columns ``case`` and ``group``.
+def read_groups(file: Path) -> dict[str, str]:
+    """Group of each case from a CSV file with the columns ``case`` and ``group``.
 
     Raises:
-        UserError: when the file cannot be read, or leaves a case without a group.
+        UserError: when the file cannot be read, or has other columns.
     """
     try:
-        with file.open(newline="", encoding="utf-8") as f:
+        with file.open(newline="", encoding="utf-8-sig") as f:
             rows = list(csv.DictReader(f))
     except (OSError, UnicodeDecodeError, csv.Error) as err:
         raise UserError(f"--groups {file}: cannot be read ({err}).") from err
     if not rows or not {"case", "group"} <= set(rows[0]):
         raise UserError(f"--groups {file}: expected a CSV file whose first line is: case,group")
-    known = {row["case"]: row["group"] for row in rows if row["group"]}
-    if missing := [c for c in cases if c not in known]:
-        raise UserError(f"--groups {file}: gives no group to {', '.join(missing[:5])}; every case needs one.")
-    return tuple(known[c] for c in cases)
+    return {row["case"]: row["group"] for row in rows if row["group"]}
+
+
+def groups_of(cases: Sequence[str], groups: Mapping[str, str]) -> tuple[str, ...]:
+    """Group of every case.
+
+    Raises:
+        UserError: when a case has none.
+    """
+    if missing := [c for c in cases if c not in groups]:
+        raise UserError(f"--groups: gives no group to {', '.join(missing[:5])}; every case needs one.")
+    return tuple(groups[c] for c in cases)
+
+
+def check_inputs(request: Request) -> None:
+    """Refuses folders that are not there and metrics that cannot be tested.
+
+    Raises:
+        UserError: names the flag.
+    """
+    folders = {"--reference": request.references, "--images": request.images}
+    for flag, folder in folders.items():
+        if folder is not None and not folder.is_dir():
+            raise UserError(f"{flag} {folder}: no such folder.")
+    for metric in request.shown:
+        if metric not in HIGHER_IS_BETTER:
+            raise UserError(f"--metrics {metric}: expected some of {', '.join(HIGHER_IS_BETTER)}.")
 
 
 def check_output(folder: Path, overwrite: bool) -> None:
