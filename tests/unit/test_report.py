@@ -139,6 +139,8 @@ def test_undefined_values_are_null_empty_or_named_never_zero(report, content):
         if (r["method"], r["case"], r["label"]) == ("student", WITHOUT_TUMOR, "<tumor>")
     ]
     assert row["Dice"] == ""
+    assert (row["nsd_tolerance_mm"], row["empty_masks"]) == ("1.0", "nan")
+    assert "empty masks: both masks empty" in (report / "report.md").read_text()
     page = (report / "report.html").read_text()
     assert "undistilled twin HD95 of &lt;tumor&gt; in 2" in page
     json.loads((report / "report.json").read_text(), parse_constant=pytest.fail)

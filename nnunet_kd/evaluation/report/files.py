@@ -123,7 +123,12 @@ def _case_rows(report: Report) -> Iterable[dict[str, Any]]:
     for name, e in report.numbers.evaluations.items():
         for i, case in enumerate(e.cases):
             for k, label in enumerate(e.labels):
-                yield {"method": name, "case": case, "label": label} | dict(zip(e.metrics, e.values[i, k], strict=True))
+                values = dict(zip(e.metrics, e.values[i, k], strict=True))
+                rules = {
+                    "nsd_tolerance_mm": e.settings["nsd_tolerance_mm"][label],
+                    "empty_masks": e.settings["empty_masks"],
+                }
+                yield {"method": name, "case": case, "label": label} | values | rules
 
 
 def _flat_cost(row: Mapping[str, Any]) -> dict[str, Any]:
