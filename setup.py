@@ -61,6 +61,10 @@ class EditableWheelWithHook(editable_wheel):
 setup(
     packages=[*find_packages(include=["nnunet_kd", "nnunet_kd.*"]), "nnunet_kd.trainers", "nnunet_kd.plans"],
     package_dir={"nnunet_kd.trainers": "trainers", "nnunet_kd.plans": "plans"},
-    package_data={"nnunet_kd.plans": ["*.json"], "nnunet_kd": ["py.typed"]},
+    package_data={
+        "nnunet_kd.plans": ["*.json"],
+        "nnunet_kd": ["py.typed"],
+        "nnunet_kd.evaluation.report": ["templates/*"],
+    },
     cmdclass={"build_py": BuildPyWithHook, "editable_wheel": EditableWheelWithHook},
 )

@@ -13,6 +13,7 @@ COMMANDS = {
     "softlabels": "export, import or verify the soft labels of an ensemble",
     "evaluate": "compare predictions with references: overlap, volumes, surface distances",
     "benchmark": "measure models against each other: time, memory, processor, parameters, FLOPs",
+    "report": "compare methods on the same cases: one page with tables, tests, figures and pictures",
     "demo": "the whole way on a small synthetic data set, in about five minutes",
     "env": "print the environment variable by which nnU-Net finds the trainers",
 }

@@ -1,5 +1,6 @@
 """Files that are whole or absent, and JSON with messages for users."""
 
+import hashlib
 import json
 import os
 import uuid
@@ -49,3 +50,12 @@ def load_json_file(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{file}: expected a JSON object.")
     return content
+
+
+def file_sha256(file: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with file.open("rb") as f:
+        while block := f.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

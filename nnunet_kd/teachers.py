@@ -1,7 +1,6 @@
 """Find, check and load frozen teachers: trained nnU-Net model folders."""
 
 import contextlib
-import hashlib
 import inspect
 import re
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunet_kd.config import Ensemble, Teacher
 from nnunet_kd.errors import UserError
-from nnunet_kd.files import load_json_file
+from nnunet_kd.files import file_sha256, load_json_file
 
 _multiarray = getattr(np, "_core", None) or np.core  # NumPy 2 renamed the module
 # Everything that nnU-Net 2.x puts into a checkpoint beside tensors and plain containers.
@@ -81,11 +80,7 @@ class TeacherModel:
 
     def checkpoint_sha256(self, fold: int | str) -> str:
         """SHA-256 of a fold's checkpoint, hexadecimal."""
-        digest = hashlib.sha256()
-        with self.checkpoint_file(fold).open("rb") as f:
-            while block := f.read(1 << 22):
-                digest.update(block)
-        return digest.hexdigest()
+        return file_sha256(self.checkpoint_file(fold))
 
     def validation_summary(self, fold: int | str) -> dict[str, Any] | None:
         """``validation/summary.json`` of a fold, or None where nnU-Net did not validate it."""

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     default, of_labels = parse_tolerances(args.nsd_tolerance)
     settings = MetricSettings(of_labels, default, args.empty)
     processes = args.np or min(default_num_processes, os.cpu_count() or 1)
-    dataset_json = args.djfile or _find_dataset_json(args.i, args.r)
+    dataset_json = args.djfile or find_dataset_json(args.i, args.r)
     summary = evaluate_folder(args.i, args.r, dataset_json, settings, processes, args.chill)
     write_evaluation(summary, output)
     print(format_means(summary))
@@ -123,7 +123,12 @@ def format_means(summary) -> str:
     )
 
 
-def _find_dataset_json(predictions: Path, references: Path) -> Path:
+def find_dataset_json(predictions: Path, references: Path) -> Path:
+    """The ``dataset.json`` beside the predictions or the references, else in the folder above the references.
+
+    Raises:
+        UserError: when there is none.
+    """
     from nnunet_kd.errors import UserError
 
     for file in (

@@ -7,9 +7,8 @@ import subprocess
 import time
 from pathlib import Path
 
-from nnunet_kd.demo.overlay import draw_overlay
-from nnunet_kd.demo.results import compare_models, format_table, write_summary
-from nnunet_kd.demo.steps import Step, make_steps
+from nnunet_kd.demo.results import format_table, measure_costs, read_results, write_summary
+from nnunet_kd.demo.steps import MODELS, Step, make_steps
 from nnunet_kd.demo.synthetic import write_dataset
 from nnunet_kd.errors import UserError
 from nnunet_kd.programs import failure, find_program
@@ -47,17 +46,18 @@ def run_demo(folder: Path, device: str | None = None, seed: int = 0, overwrite: 
     steps = make_steps(folder, device, seed)
     seconds: dict[str, float] = {}
     for number, step in enumerate(steps, 1):
+        if number == len(steps):
+            print("\nTiming the networks ...", flush=True)
+            measure_costs(folder, device, {m.key: seconds[m.prediction_title] for m in MODELS})
         print(f"\n[{number}/{len(steps)}] {step.title}\n$ {step}", flush=True)
         seconds[step.title] = run_step(step, folder / "logs" / f"{number:02d}_{step.command[0]}.log")
         print(f"{seconds[step.title]:.1f} s", flush=True)
 
-    print("\nEvaluating with nnU-Net's metrics, timing the networks ...", flush=True)
-    results = compare_models(folder, device, predict_seconds=[seconds[s.title] for s in steps[-3:]])
+    results = read_results(folder)
     print(f"\n{format_table(results, device)}\n", flush=True)
-    draw_overlay(folder, results)
     write_summary(folder, device, seed, results, seconds, time.perf_counter() - start)
     minutes, rest = divmod(round(time.perf_counter() - start), 60)
-    print(f"{minutes} min {rest} s in all. Picture: {folder / 'overlay.png'}")
+    print(f"{minutes} min {rest} s in all. Open the report: {folder / 'report' / 'report.html'}")
     print(f"Numbers: {folder / 'summary.json'}\nLogs: {folder / 'logs'}")
     print("Read next: docs/getting-started/first-student.md, the same steps with your own data.")
 

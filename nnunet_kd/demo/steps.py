@@ -22,8 +22,8 @@ class Model:
     """A trained model of the demo and how it predicts.
 
     Attributes:
-        key: name of its folder of predictions.
-        name: name in table and picture.
+        key: name of its folder of predictions, and in the report.
+        name: name in the table.
         trainer: nnU-Net's ``-tr``.
         plans: nnU-Net's ``-p``.
         folds: trained folds, averaged at prediction.
@@ -39,6 +39,11 @@ class Model:
     def folder_name(self) -> str:
         """nnU-Net's name of the model folder."""
         return f"{self.trainer}__{self.plans}__3d_fullres"
+
+    @property
+    def prediction_title(self) -> str:
+        """Title of the step that predicts the test cases."""
+        return f"{self.name}: test cases"
 
 
 ENSEMBLE = Model(
@@ -108,6 +113,7 @@ def make_steps(folder: Path, device: str, seed: int) -> list[Step]:
         train("the student, with distillation", STUDENT, "all", device),
         train("its twin: the same plans, without distillation", TWIN, "all", device),
         *(predict(model, folder, device) for model in MODELS),
+        report(folder),
     ]
 
 
@@ -138,4 +144,32 @@ def predict(model: Model, folder: Path, device: str) -> Step:
         *("nnUNetv2_predict", *DATASET, "-tr", model.trainer, "-p", model.plans, "-f", *model.folds),
         *("-i", str(images), "-o", str(output), "-device", device, "-npp", "1", "-nps", "1"),
     )
-    return Step(f"{model.name}: test cases", command)
+    return Step(model.prediction_title, command)
+
+
+def model_spec(model: Model, folder: Path) -> str:
+    """The model as ``--model`` of ``nnUNetv2_kd report`` and ``benchmark`` takes it."""
+    path = folder / "nnUNet_results" / DATASET_NAME / model.folder_name
+    return f"{model.key}={path}:{','.join(model.folds)}"
+
+
+def report(folder: Path) -> Step:
+    """Compares the predictions; the networks' times are in ``benchmark.json`` by then."""
+    raw = folder / "nnUNet_raw" / DATASET_NAME
+    methods = (("--method", f"{model.key}={folder / 'predictions' / model.key}") for model in MODELS)
+    models = (("--model", model_spec(model, folder)) for model in MODELS)
+    command = (
+        *("nnUNetv2_kd", "report", "--reference", str(raw / "labelsTs"), "--images", str(raw / "imagesTs")),
+        *(word for pair in (*methods, *models) for word in pair),
+        *(
+            "--benchmark",
+            str(folder / "benchmark.json"),
+            "-np",
+            "1",
+            "--title",
+            "The demo",
+            "-o",
+            str(folder / "report"),
+        ),
+    )
+    return Step("the report: ensemble, student and twin on the test cases", command)

@@ -1,0 +1,130 @@
+"""What each method costs, from counted models and from a benchmark, and how many times less the student needs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnunet_kd.errors import UserError
+from nnunet_kd.evaluation.statistics import bootstrap_interval
+from nnunet_kd.files import load_json_file
+
+COUNTED = ("networks", "parameters", "passes_per_case", "flops_per_case")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of one method; None or empty where it is not known.
+
+    Attributes:
+        method: its name.
+        networks: folds that predict together.
+        parameters: of all of them.
+        passes_per_case: forward passes of a case: windows x mirrored versions x networks.
+        flops_per_case: counted floating point operations of these passes, 2 per multiply-add.
+        network_seconds: sliding-window prediction of each benchmarked case, median over runs.
+        predict_seconds: whole ``nnUNetv2_predict`` per case, one for each run.
+        memory_mb: peak resident memory, one for each run.
+        device_mb: peak memory on the device, one for each run.
+        cpu_time_percent_s: area under the curve of CPU utilisation per case, one for each run.
+        device_memory_time_mb_s: area under the curve of device memory per case, one for each run.
+    """
+
+    method: str
+    networks: int | None = None
+    parameters: int | None = None
+    passes_per_case: float | None = None
+    flops_per_case: float | None = None
+    network_seconds: tuple[float, ...] = ()
+    predict_seconds: tuple[float, ...] = ()
+    memory_mb: tuple[float, ...] = ()
+    device_mb: tuple[float, ...] = ()
+    cpu_time_percent_s: tuple[float, ...] = ()
+    device_memory_time_mb_s: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times more the first of two methods needs than the second.
+
+    Attributes:
+        factor: geometric mean over cases.
+        low: lower bound of its 95 % bootstrap interval; NaN where there are no repeated measurements.
+        high: its upper bound.
+        n: measurements of each.
+    """
+
+    factor: float
+    low: float
+    high: float
+    n: int
+
+
+def load_benchmark(file: Path, methods: Sequence[str]) -> dict[str, Any]:
+    """Reads what ``nnUNetv2_kd benchmark`` wrote.
+
+    Raises:
+        UserError: when it is not a benchmark, or none of its models is a method.
+    """
+    content = load_json_file(file)
+    models = content.get("models")
+    if not isinstance(models, dict) or not all(isinstance(m, dict) for m in models.values()):
+        raise UserError(f"{file}: not a benchmark; make one with nnUNetv2_kd benchmark.")
+    if not set(models) & set(methods):
+        raise UserError(
+            f"{file}: benchmarked {', '.join(models)}, but the methods are {', '.join(methods)}; use the same names."
+        )
+    return content
+
+
+def collect_costs(
+    methods: Sequence[str], counted: Mapping[str, Mapping[str, Any]], benchmark: Mapping[str, Any] | None
+) -> dict[str, Cost]:
+    """Costs of the methods of which anything is known.
+
+    Args:
+        methods: their names.
+        counted: counted costs of models, by method.
+        benchmark: content of ``benchmark.json`` with the counts of its own models, or None.
+    """
+    measured = (benchmark or {}).get("models", {})
+    costs = {}
+    for name in methods:
+        model = measured.get(name, {})
+        counts = counted.get(name) or model.get("cost") or {}
+        if not counts and not model:
+            continue
+        costs[name] = Cost(
+            name,
+            **{key: counts.get(key) for key in COUNTED},
+            network_seconds=_numbers(model.get("network_seconds")),
+            predict_seconds=_numbers(model.get("predict_seconds_per_case")),
+            memory_mb=_numbers(model.get("peak_rss_mb")),
+            device_mb=_numbers(model.get("peak_device_mb")),
+            cpu_time_percent_s=_numbers(model.get("cpu_time_percent_s")),
+            device_memory_time_mb_s=_numbers(model.get("device_memory_time_mb_s")),
+        )
+    return costs
+
+
+def ratio(first: Sequence[float], second: Sequence[float]) -> Ratio | None:
+    """How many times more ``first`` is than ``second``: geometric mean of the paired ratios and its interval.
+
+    Args:
+        first: positive measurements, for example seconds of each case.
+        second: of the same cases in the same order.
+
+    Returns:
+        None where there is nothing to compare.
+    """
+    if not len(first) or len(first) != len(second) or min(*first, *second) <= 0:
+        return None
+    logs = np.log(np.asarray(first, dtype=float)) - np.log(np.asarray(second, dtype=float))
+    low, high = bootstrap_interval(logs)
+    return Ratio(float(np.exp(logs.mean())), float(np.exp(low)), float(np.exp(high)), len(logs))
+
+
+def _numbers(values: Any) -> tuple[float, ...]:
+    return tuple(float(v) for v in values) if values is not None else ()

@@ -1,0 +1,143 @@
+"""Writes a report: page, Markdown, JSON and CSV."""
+
+import csv
+import dataclasses
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from nnunet_kd.evaluation.report import formats
+from nnunet_kd.evaluation.report.content import Report, flat_test, to_json
+from nnunet_kd.evaluation.report.overlays import class_line
+from nnunet_kd.evaluation.report.plots import Plots
+from nnunet_kd.evaluation.report.tables import (
+    MARK,
+    Table,
+    accuracy_table,
+    calibration_table,
+    case_table,
+    cost_table,
+    spread_table,
+    test_tables,
+)
+from nnunet_kd.files import write_json
+
+TEMPLATES = {"report.html": "report.html.j2", "report.md": "report.md.j2"}
+
+
+def write_report(report: Report, plots: Plots, folder: Path) -> None:
+    """Writes everything but the plots, which are there already, into ``folder``."""
+    write_json(folder / "report.json", to_json(report))
+    _write_csv_files(report, folder / "tables")
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("nnunet_kd.evaluation.report", "templates"),
+        autoescape=lambda name: name is not None and ".html" in name,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        number=formats.number,
+        metric=formats.of_metric,
+        significant=formats.significant,
+        cell=_markdown_cell,
+        shell=_shell_lines,
+    )
+    content = {
+        "report": report,
+        "n": report.numbers,
+        "plots": plots,
+        "tables": {table.key: table for table in _tables(report)},
+        "calibration_sentences": _calibration_sentences(report),
+        "settings_lines": _settings_lines(report.settings),
+        "class_lines": [class_line(i) for i in range(len(report.numbers.labels))],
+    }
+    for name, template in TEMPLATES.items():
+        (folder / name).write_text(environment.get_template(template).render(content), encoding="utf-8")
+
+
+def _tables(report: Report) -> list[Table]:
+    n = report.numbers
+    optional = [cost_table(n, report.costs), calibration_table(report.calibration)]
+    return [accuracy_table(n), spread_table(n), *test_tables(n), case_table(n), *(t for t in optional if t is not None)]
+
+
+def _calibration_sentences(report: Report) -> list[str]:
+    reference = report.numbers.roles.reference
+    return [
+        f"Error per case, {name} − {reference}: {formats.number(r.mean, 4, True)} (95 % confidence interval "
+        f"{formats.number(r.low, 4, True)} to {formats.number(r.high, 4, True)}, {r.n_cases} cases, p = "
+        f"{formats.probability(r.p)}); below 0, {name} is the better calibrated."
+        for name, r in report.calibration_tests.items()
+    ]
+
+
+def _settings_lines(settings: Mapping[str, Any]) -> dict[str, str]:
+    """What a reader must know of the metrics."""
+    tolerances = settings.get("nsd_tolerance_mm", {})
+    lines = {"empty masks": "; ".join(settings.get("rules", ()))}
+    if tolerances:
+        lines["NSD tolerance"] = ", ".join(f"{name} {mm:g} mm" for name, mm in tolerances.items())
+    if settings.get("ignore_label") is not None:
+        lines["ignore label"] = str(settings["ignore_label"])
+    return {name: text for name, text in lines.items() if text}
+
+
+def _shell_lines(arguments: Sequence[str]) -> str:
+    """A command line to copy, one line for each option."""
+    lines = [[]]  # type: list[list[str]]
+    for word in arguments:
+        if word.startswith("-") and lines[-1]:
+            lines.append([])
+        lines[-1].append(word)
+    return " \\\n    ".join(shlex.join(line) for line in lines)
+
+
+def _markdown_cell(cell: Any) -> str:
+    text = cell.text.replace("|", "\\|") + (MARK if cell.mark else "")
+    return f"**{text}**" if cell.best else text
+
+
+def _write_csv_files(report: Report, folder: Path) -> None:
+    """The numbers at full precision; an empty field where undefined."""
+    folder.mkdir()
+    n = report.numbers
+    _write_csv(folder / "scores.csv", (dataclasses.asdict(s) for s in n.scores))
+    _write_csv(folder / "comparisons.csv", (flat_test(t) for t in n.tests))
+    _write_csv(folder / "cases.csv", _case_rows(report))
+    if report.costs:
+        _write_csv(folder / "costs.csv", (_flat_cost(dataclasses.asdict(c)) for c in report.costs.values()))
+    if report.calibration:
+        rows = (
+            {"method": c.method, "case": case, "ece": error}
+            for c in report.calibration
+            for case, error in c.case_errors.items()
+        )
+        _write_csv(folder / "calibration.csv", rows)
+
+
+def _case_rows(report: Report) -> Iterable[dict[str, Any]]:
+    for name, e in report.numbers.evaluations.items():
+        for i, case in enumerate(e.cases):
+            for k, label in enumerate(e.labels):
+                values = dict(zip(e.metrics, e.values[i, k], strict=True))
+                rules = {
+                    "nsd_tolerance_mm": e.settings["nsd_tolerance_mm"][label],
+                    "empty_masks": e.settings["empty_masks"],
+                }
+                yield {"method": name, "case": case, "label": label} | values | rules
+
+
+def _flat_cost(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: " ".join(map(str, v)) if isinstance(v, list | tuple) else v for k, v in row.items()}
+
+
+def _write_csv(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    found: Sequence[Mapping[str, Any]] = list(rows)
+    with file.open("w", newline="", encoding="utf-8") as f:
+        writer = csv.DictWriter(f, fieldnames=list(found[0]))
+        writer.writeheader()
+        writer.writerows({k: "" if v is None or v != v else v for k, v in row.items()} for row in found)
