@@ -238,6 +238,8 @@ def notes(
         if not (preprocessed / identifier).is_dir():
             command = f"nnUNetv2_preprocess -d {dataset} -plans_name {config.base_plans} -c {c}"
             result.append(f"{preprocessed / identifier} is missing; preprocess with: {command}")
+        if plans.get_configuration(c).network_arch_class_name.startswith("nnunet_kd."):
+            result.append(f"checkpoints of {c} need the package nnunet_kd at prediction, not its trainers.")
         previous = plans.get_configuration(c).previous_stage_name
         if previous:
             result.append(f"{c} refines the prediction of {previous}, whose cost comes on top.")
