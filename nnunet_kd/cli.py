@@ -10,6 +10,7 @@ from nnunet_kd.errors import exit_on_user_error
 
 COMMANDS = {
     "plan": "write plans for a student or a teacher, compare the two, print the next commands",
+    "preprocess-unlabeled": "preprocess images without labels, for students and cross-teaching",
     "softlabels": "export, import or verify the soft labels of an ensemble",
     "demo": "the whole way on a small synthetic data set, in about five minutes",
     "env": "print the environment variable by which nnU-Net finds the trainers",
@@ -25,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, text in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         if name in argv[:1]:
-            module = importlib.import_module(f"nnunet_kd.commands.{name}")
+            module = importlib.import_module(f"nnunet_kd.commands.{name.replace('-', '_')}")
             module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)
     args = parser.parse_args(argv)

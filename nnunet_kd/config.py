@@ -173,6 +173,24 @@ class Distillation:
 
 
 @dataclass(frozen=True)
+class Unlabeled:
+    """Unlabeled cases in the training of a student."""
+
+    fraction: float = number(
+        0.0,
+        "share of each batch that comes from unlabeled cases (nnUNetv2_kd preprocess-unlabeled), rounded to whole "
+        "cases, at least one of them and at least one labeled one; they enter the soft-label terms only",
+        minimum=0,
+        maximum=1,
+    )
+    voxel_weight: Literal["none", "confidence", "entropy"] = value(
+        "none",
+        "weight of the unlabeled cases' voxels in the soft-label terms; none: 1; confidence: (C max t - 1) / (C - 1); "
+        "entropy: 1 - H(t) / log C, with the teachers' probabilities t of C classes",
+    )
+
+
+@dataclass(frozen=True)
 class Student:
     """The network that is distilled."""
 
@@ -204,6 +222,7 @@ class KDConfig:
     ensemble: Ensemble = block(Ensemble, "how teachers predict and are combined")
     store: Store = block(Store, "soft labels on disk")
     distillation: Distillation = block(Distillation, "terms between student and soft labels")
+    unlabeled: Unlabeled = block(Unlabeled, "unlabeled cases in the training of a student")
     student: Student = block(Student, "the network that is distilled")
 
     @classmethod

@@ -11,7 +11,8 @@ from torch import distributed as dist
 from torch._dynamo import OptimizedModule
 
 from nnunet_kd.curves import append_curves
-from nnunet_kd.data.dataset import SoftLabelDataset
+from nnunet_kd.data.dataset import SoftLabelDataset, UnlabeledDataset
+from nnunet_kd.data.mixed_batches import mix_in, unlabeled_share, without_last
 from nnunet_kd.data.transforms import with_soft_labels
 from nnunet_kd.errors import UserError, exit_on_user_error
 from nnunet_kd.losses import DistillationLoss, active_terms
@@ -30,6 +31,8 @@ class nnUNetTrainerKDEnsemble(nnUNetTrainerKDBase):
     """
 
     kd_loss: DistillationLoss
+    unlabeled: UnlabeledDataset | None = None
+    unlabeled_per_batch = 0
 
     def initialize(self) -> None:
         """Builds the distillation loss and registers its curves."""
@@ -45,6 +48,20 @@ class nnUNetTrainerKDEnsemble(nnUNetTrainerKDBase):
         if self.kd.student.start == "best_member" and self.kd.ensemble.from_folder is not None:
             raise UserError(
                 "kd.student.start: best_member needs teachers, but the soft labels were imported; use random."
+            )
+        if self.kd.unlabeled.fraction > 0:
+            self._check_unlabeled()
+
+    def _check_unlabeled(self) -> None:
+        if not active_terms(self.kd.distillation):
+            raise UserError(
+                "kd.unlabeled.fraction: unlabeled cases enter the soft-label terms only, but all weights of "
+                "kd.distillation are 0; set one or set the fraction to 0."
+            )
+        if self.is_cascaded:
+            raise UserError(
+                "kd.unlabeled.fraction: unlabeled cases have no segmentation of the previous stage, which a cascaded "
+                "configuration needs; set it to 0."
             )
 
     @property
@@ -76,20 +93,54 @@ class nnUNetTrainerKDEnsemble(nnUNetTrainerKDBase):
         with exit_on_user_error():
             ensemble = self.teaching_ensemble()
             store = ensemble.open_store()
-            if missing := store.missing(training.identifiers):
+            cases = [*training.identifiers, *self._find_unlabeled(ensemble.student)]
+            if missing := store.missing(cases):
                 self.print_to_log_file(
                     f"Soft labels of {len(missing)} cases are missing, exporting them to {store.folder}"
                 )
             # Shares are cut from all cases: what is missing changes while the other ranks export.
             parts = dist.get_world_size() if self.is_ddp else 1
-            mine = shard(training.identifiers, parts, self.local_rank)
+            mine = shard(cases, parts, self.local_rank)
             Exporter(ensemble, self.device).run(mine, progress=bool(missing) and self.local_rank == 0)
             if self.is_ddp:
                 dist.barrier()
             self._describe_teaching(ensemble, training.identifiers, validation.identifiers)
             if self.kd.student.start == "best_member" and self.current_epoch == 0:
                 self._start_from_best_member(ensemble)
+            if self.unlabeled_per_batch:
+                self.unlabeled = UnlabeledDataset(ensemble.student, store)
         return SoftLabelDataset(training, store), validation
+
+    def _find_unlabeled(self, space: StudentSpace) -> list[str]:
+        """Unlabeled cases that this training uses, and how many of them are in a batch."""
+        fraction, cases = self.kd.unlabeled.fraction, space.unlabeled_cases
+        self.unlabeled_per_batch = 0
+        if fraction == 0:
+            return []
+        if not cases:
+            self.print_to_log_file(
+                f"WARNING: kd.unlabeled.fraction is {fraction}, but {space.unlabeled_folder} holds no case: training "
+                "on labeled cases only. Make them with nnUNetv2_kd preprocess-unlabeled."
+            )
+            return []
+        if self.batch_size < 2:
+            raise UserError(
+                "kd.unlabeled.fraction: a batch of 1 has no room for a labeled and an unlabeled case; plan with "
+                "--batch_size 2 or more for each GPU."
+            )
+        self.unlabeled_per_batch = unlabeled_share(fraction, self.batch_size)
+        self.print_to_log_file(
+            f"{self.unlabeled_per_batch} of {self.batch_size} cases of a batch are unlabeled, drawn from {len(cases)}"
+        )
+        return cases
+
+    def get_dataloaders(self):
+        """nnU-Net's, with unlabeled cases behind the labeled ones of each training batch where there are any."""
+        training, validation = super().get_dataloaders()
+        if self.unlabeled is not None:
+            labeled = self.batch_size - self.unlabeled_per_batch
+            training = mix_in(training, self.unlabeled, labeled, self.unlabeled_per_batch, self.label_manager)
+        return training, validation
 
     def teaching_ensemble(self) -> TeachingEnsemble:
         """The ensemble of the plans, for this configuration and fold."""
@@ -147,11 +198,21 @@ class nnUNetTrainerKDEnsemble(nnUNetTrainerKDBase):
     def compute_loss(
         self, output: Any, target: Any, data: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Hard-label loss plus the active distillation terms (Noothout et al. 2022, Eq. 1)."""
+        """Hard-label loss plus the active distillation terms (Noothout et al. 2022, Eq. 1).
+
+        The last ``unlabeled_per_batch`` cases enter the distillation terms only.
+        """
         terms = {}
         if self.kd.hard_loss.weight > 0:
-            terms["hard"] = self.kd.hard_loss.weight * self.loss(output, target)
-        terms |= self.kd_loss(output, data[:, self.num_input_channels :], self.current_epoch / self.num_epochs)
+            labeled = without_last(self.unlabeled_per_batch, output), without_last(self.unlabeled_per_batch, target)
+            terms["hard"] = self.kd.hard_loss.weight * self.loss(*labeled)
+        terms |= self.kd_loss(
+            output,
+            data[:, self.num_input_channels :],
+            self.current_epoch / self.num_epochs,
+            self.unlabeled_per_batch,
+            self.kd.unlabeled.voxel_weight,
+        )
         return torch.stack(list(terms.values())).sum(), {f"kd_{k}": v for k, v in terms.items()}
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:

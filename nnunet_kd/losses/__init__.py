@@ -17,6 +17,7 @@ from nnunet_kd.losses.soft_labels import (
     soft_cross_entropy,
     soft_dice_loss,
 )
+from nnunet_kd.losses.voxel_weights import voxel_weights
 
 __all__ = [
     "DistillationLoss",
@@ -32,4 +33,5 @@ __all__ = [
     "soft_cross_entropy",
     "soft_dice_loss",
     "unpack_soft_labels",
+    "voxel_weights",
 ]

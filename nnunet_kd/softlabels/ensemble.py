@@ -96,12 +96,13 @@ class TeachingEnsemble:
         return json.loads(file.read_text()) if file.is_file() else []
 
     def models_for(self, case: str) -> tuple[TeacherModel, ...]:
-        """Teachers of a case, by ``kd.ensemble.membership``.
+        """Teachers of a case, by ``kd.ensemble.membership``; all of them for an unlabeled case, which none was
+        trained on.
 
         Raises:
             UserError: when every teacher has trained on the case and the membership is ``out_of_fold``.
         """
-        if self.kd.ensemble.membership != "out_of_fold":
+        if self.kd.ensemble.membership != "out_of_fold" or not self.student.is_labeled(case):
             return self.models
         chosen = tuple(
             m.with_folds([f for f in m.folds if case not in self.training_cases(m.plans_manager.dataset_name, f)])

@@ -1,0 +1,105 @@
+"""Batches of labeled cases, then unlabeled ones, made by nnU-Net's own data loaders."""
+
+from typing import Any
+
+import torch
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+
+class MixedLoader:
+    """Joins a batch of each of two data loaders, the first one's cases first."""
+
+    def __init__(self, labeled: nnUNetDataLoader, unlabeled: nnUNetDataLoader):
+        """Both loaders must give samples of the same shape."""
+        self.labeled, self.unlabeled = labeled, unlabeled
+
+    def set_thread_id(self, thread_id: int) -> None:
+        """Called by nnU-Net's augmenter in each of its workers."""
+        self.labeled.set_thread_id(thread_id)
+        self.unlabeled.set_thread_id(thread_id)
+
+    def __iter__(self) -> "MixedLoader":
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        """``data`` (B, C, *spatial), ``target`` (B, 1, *spatial) or a list of them, ``keys``."""
+        batches = next(self.labeled), next(self.unlabeled)
+        targets = [b["target"] for b in batches]
+        if isinstance(targets[0], list):
+            target: Any = [torch.cat(t) for t in zip(*targets, strict=True)]
+        else:
+            target = torch.cat(targets)
+        return {
+            "data": torch.cat([b["data"] for b in batches]),
+            "target": target,
+            "keys": [k for b in batches for k in b["keys"]],
+        }
+
+
+def mix_in(training: Any, unlabeled: Any, labeled_cases: int, unlabeled_cases: int, labels: LabelManager) -> Any:
+    """nnU-Net's training batches with unlabeled cases in them.
+
+    Args:
+        training: what ``nnUNetTrainer.get_dataloaders`` made for the labeled cases; its workers are stopped.
+        unlabeled: dataset of the unlabeled cases.
+        labeled_cases: labeled cases of a batch.
+        unlabeled_cases: unlabeled cases of a batch, behind the labeled ones.
+        labels: label definition.
+
+    Returns:
+        An augmenter of the same kind with the same number of workers. Foreground is oversampled at random in nnU-Net's
+        proportion, among labeled and unlabeled cases alike: with so few cases of each kind in a batch, its fixed share
+        of the batch would round to none.
+    """
+    threaded = isinstance(training, NonDetMultiThreadedAugmenter)
+    loader = training.generator if threaded else training.data_loader
+    first = 1 if loader.patch_size_was_2d else 0  # nnU-Net keeps 2D patches as (1, y, x) and adds the 1 itself
+    loaders = [
+        nnUNetDataLoader(
+            data,
+            cases,
+            loader.patch_size[first:],
+            loader.final_patch_size[first:],
+            labels,
+            oversample_foreground_percent=loader.oversample_foreground_percent,
+            probabilistic_oversampling=True,
+            transforms=loader.transforms,
+        )
+        for data, cases in ((loader._data, labeled_cases), (unlabeled, unlabeled_cases))
+    ]
+    mixed = MixedLoader(*loaders)
+    if not threaded:
+        return SingleThreadedAugmenter(mixed, None)
+    training._finish()
+    return NonDetMultiThreadedAugmenter(
+        data_loader=mixed,
+        transform=None,
+        num_processes=training.num_processes,
+        num_cached=training.num_cached,
+        seeds=None,
+        pin_memory=training.pin_memory,
+        wait_time=training.wait_time,
+    )
+
+
+def unlabeled_share(fraction: float, batch_size: int) -> int:
+    """Unlabeled cases in a batch: the nearest whole number, at least one of either kind; 0 for fraction 0.
+
+    Raises:
+        ValueError: for a batch with no room for both.
+    """
+    if fraction == 0:
+        return 0
+    if batch_size < 2:
+        raise ValueError(f"a batch of {batch_size} has no room for a labeled and an unlabeled case")
+    return min(max(round(fraction * batch_size), 1), batch_size - 1)
+
+
+def without_last(cases: int, batch: Any) -> Any:
+    """A tensor (B, ...) or a list of them without the last ``cases`` of the batch."""
+    if cases == 0:
+        return batch
+    return [b[:-cases] for b in batch] if isinstance(batch, list | tuple) else batch[:-cases]
