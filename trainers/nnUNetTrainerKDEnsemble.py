@@ -12,7 +12,7 @@ from torch._dynamo import OptimizedModule
 
 from nnunet_kd.curves import append_curves
 from nnunet_kd.data.dataset import SoftLabelDataset, UnlabeledDataset
-from nnunet_kd.data.mixed_batches import mix_in, unlabeled_share, without_last
+from nnunet_kd.data.mixed_batches import mix_in, start_workers, unlabeled_share, without_last, without_workers
 from nnunet_kd.data.transforms import with_soft_labels
 from nnunet_kd.errors import UserError, exit_on_user_error
 from nnunet_kd.losses import DistillationLoss, active_terms
@@ -136,11 +136,16 @@ class nnUNetTrainerKDEnsemble(nnUNetTrainerKDBase):
 
     def get_dataloaders(self):
         """nnU-Net's, with unlabeled cases behind the labeled ones of each training batch where there are any."""
-        training, validation = super().get_dataloaders()
-        if self.unlabeled is not None:
-            labeled = self.batch_size - self.unlabeled_per_batch
-            training = mix_in(training, self.unlabeled, labeled, self.unlabeled_per_batch, self.label_manager)
-        return training, validation
+        if self.kd.unlabeled.fraction == 0:
+            return super().get_dataloaders()
+        with without_workers():
+            labeled, validation = (a.data_loader for a in super().get_dataloaders())
+        if self.unlabeled is None:
+            training = labeled
+        else:
+            cases = self.batch_size - self.unlabeled_per_batch
+            training = mix_in(labeled, self.unlabeled, cases, self.unlabeled_per_batch, self.label_manager)
+        return start_workers(training, validation, pin_memory=self.device.type == "cuda")
 
     def teaching_ensemble(self) -> TeachingEnsemble:
         """The ensemble of the plans, for this configuration and fold."""

@@ -1,12 +1,18 @@
 """Batches of labeled cases, then unlabeled ones, made by nnU-Net's own data loaders."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+WORKERS = "nnUNet_n_proc_DA"
 
 
 class MixedLoader:
@@ -39,23 +45,23 @@ class MixedLoader:
         }
 
 
-def mix_in(training: Any, unlabeled: Any, labeled_cases: int, unlabeled_cases: int, labels: LabelManager) -> Any:
+def mix_in(
+    loader: nnUNetDataLoader, unlabeled: Any, labeled_cases: int, unlabeled_cases: int, labels: LabelManager
+) -> MixedLoader:
     """nnU-Net's training batches with unlabeled cases in them.
 
     Args:
-        training: what ``nnUNetTrainer.get_dataloaders`` made for the labeled cases; its workers are stopped.
+        loader: nnU-Net's data loader of the labeled cases.
         unlabeled: dataset of the unlabeled cases.
         labeled_cases: labeled cases of a batch.
         unlabeled_cases: unlabeled cases of a batch, behind the labeled ones.
         labels: label definition.
 
     Returns:
-        An augmenter of the same kind with the same number of workers. Foreground is oversampled at random in nnU-Net's
-        proportion, among labeled and unlabeled cases alike: with so few cases of each kind in a batch, its fixed share
-        of the batch would round to none.
+        A loader whose patches and augmentation are those of ``loader``. Foreground is oversampled at random in
+        nnU-Net's proportion, among labeled and unlabeled cases alike: with so few cases of each kind in a batch, its
+        fixed share of the batch would round to none.
     """
-    threaded = isinstance(training, NonDetMultiThreadedAugmenter)
-    loader = training.generator if threaded else training.data_loader
     first = 1 if loader.patch_size_was_2d else 0  # nnU-Net keeps 2D patches as (1, y, x) and adds the 1 itself
     loaders = [
         nnUNetDataLoader(
@@ -70,18 +76,34 @@ def mix_in(training: Any, unlabeled: Any, labeled_cases: int, unlabeled_cases: i
         )
         for data, cases in ((loader._data, labeled_cases), (unlabeled, unlabeled_cases))
     ]
-    mixed = MixedLoader(*loaders)
-    if not threaded:
-        return SingleThreadedAugmenter(mixed, None)
-    training._finish()
-    return NonDetMultiThreadedAugmenter(
-        data_loader=mixed,
-        transform=None,
-        num_processes=training.num_processes,
-        num_cached=training.num_cached,
-        seeds=None,
-        pin_memory=training.pin_memory,
-        wait_time=training.wait_time,
+    return MixedLoader(*loaders)
+
+
+@contextmanager
+def without_workers() -> Iterator[None]:
+    """nnU-Net 2.8 starts its workers as soon as it has made its loaders; in here it starts none."""
+    before = os.environ.get(WORKERS)
+    os.environ[WORKERS] = "0"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[WORKERS]
+        else:
+            os.environ[WORKERS] = before
+
+
+def start_workers(training: Any, validation: nnUNetDataLoader, pin_memory: bool) -> tuple[Any, Any]:
+    """Augmenters of two loaders with as many workers and cached batches as nnU-Net gives them."""
+    workers = get_allowed_n_proc_DA()
+    if workers == 0:
+        return SingleThreadedAugmenter(training, None), SingleThreadedAugmenter(validation, None)
+    sizes = ((workers, max(6, workers // 2)), (max(1, workers // 2), max(3, workers // 4)))
+    return tuple(
+        NonDetMultiThreadedAugmenter(
+            loader, None, processes, num_cached=cached, seeds=None, pin_memory=pin_memory, wait_time=0.002
+        )
+        for loader, (processes, cached) in zip((training, validation), sizes, strict=True)
     )
 
 

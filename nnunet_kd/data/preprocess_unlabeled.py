@@ -112,7 +112,7 @@ def _preprocess(space: StudentSpace, case: UnlabeledCase) -> tuple[str, str | No
             image, None, properties, plans, configuration, space.dataset_json
         )
     except Exception as err:  # whatever a reader or the preprocessor stumbles over is the image's fault
-        return case.name, f"cannot be preprocessed ({type(err).__name__}: {str(err).strip()[:200]})"
+        return case.name, f"cannot be preprocessed ({type(err).__name__}: {' '.join(str(err).split())[:200]})"
     properties[IMAGE_FILES] = [str(f) for f in case.images]
     _save(space, case.name, data.astype(np.float32, copy=False), nonzero.astype(np.int16, copy=False), properties)
     return case.name, None
