@@ -30,8 +30,8 @@ def run(args: argparse.Namespace) -> None:
 
     from nnunetv2.configuration import default_num_processes
 
+    from nnunet_kd.data.image_cases import find_cases, refuse_known
     from nnunet_kd.data.preprocess_unlabeled import preprocess_cases
-    from nnunet_kd.data.unlabeled import find_cases, refuse_known
     from nnunet_kd.environment import dataset_paths
     from nnunet_kd.errors import UserError
     from nnunet_kd.softlabels.ensemble import load_student
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _refuse(faults: dict[str, str]) -> None:
-    from nnunet_kd.data.unlabeled import listing
+    from nnunet_kd.data.image_cases import listing
     from nnunet_kd.errors import UserError
 
     if faults:

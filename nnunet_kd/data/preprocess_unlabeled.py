@@ -18,7 +18,7 @@ import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 from tqdm import tqdm
 
-from nnunet_kd.data.unlabeled import UnlabeledCase
+from nnunet_kd.data.image_cases import ImageCase
 from nnunet_kd.errors import UserError
 from nnunet_kd.files import load_json_file, sync_to_disk, write_json
 from nnunet_kd.softlabels.geometry import IMAGE_FILES, StudentSpace, preprocessing_of
@@ -36,7 +36,7 @@ class PreprocessingSummary:
 
 
 def preprocess_cases(
-    space: StudentSpace, cases: Sequence[UnlabeledCase], processes: int, progress: bool = True
+    space: StudentSpace, cases: Sequence[ImageCase], processes: int, progress: bool = True
 ) -> PreprocessingSummary:
     """Preprocesses those of ``cases`` that are not there yet into ``space.unlabeled_folder``.
 
@@ -84,7 +84,7 @@ def _claim(space: StudentSpace) -> None:
 
 
 def _results(
-    space: StudentSpace, cases: Sequence[UnlabeledCase], processes: int
+    space: StudentSpace, cases: Sequence[ImageCase], processes: int
 ) -> Generator[tuple[str, str | None], None, None]:
     """(case, None) or (case, fault) of every case, as they are done."""
     if processes <= 1:
@@ -100,7 +100,7 @@ def _results(
         pool.shutdown(cancel_futures=True)
 
 
-def _preprocess(space: StudentSpace, case: UnlabeledCase) -> tuple[str, str | None]:
+def _preprocess(space: StudentSpace, case: ImageCase) -> tuple[str, str | None]:
     """Preprocesses and writes one case; a fault of its images is returned, not raised."""
     plans, configuration = space.plans_manager, space.configuration_manager
     try:

@@ -1,4 +1,4 @@
-"""Unlabeled images: which there are, and which must not be used."""
+"""Folders of images in nnU-Net's naming: which cases there are, and which of them are known already."""
 
 import filecmp
 import re
@@ -7,18 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_kd.errors import UserError
-from nnunet_kd.softlabels.geometry import UNLABELED_IMAGES
 
 
 @dataclass(frozen=True)
-class UnlabeledCase:
+class ImageCase:
     """A case by its name and its image files, in the order of the channels."""
 
     name: str
     images: tuple[Path, ...]
 
 
-def find_cases(folders: Sequence[Path], channels: int, file_ending: str) -> tuple[list[UnlabeledCase], dict[str, str]]:
+def find_cases(folders: Sequence[Path], channels: int, file_ending: str) -> tuple[list[ImageCase], dict[str, str]]:
     """Cases in nnU-Net's naming (``CASE_0000.nii.gz``), sorted by name, and what is wrong with the others.
 
     Args:
@@ -38,9 +37,7 @@ def find_cases(folders: Sequence[Path], channels: int, file_ending: str) -> tupl
     pattern = re.compile(r"(?P<case>[^.].*)_(?P<channel>\d{4})" + re.escape(file_ending))
     for folder in folders:
         if not folder.is_dir():
-            raise UserError(
-                f"{folder}: no such folder; unlabeled images lie in {UNLABELED_IMAGES} or in folders named with -i."
-            )
+            raise UserError(f"{folder}: no such folder of images.")
         for file in sorted(f for f in folder.iterdir() if f.name.endswith(file_ending)):
             match = pattern.fullmatch(file.name)
             if match is None:
@@ -53,14 +50,14 @@ def find_cases(folders: Sequence[Path], channels: int, file_ending: str) -> tupl
     cases = []
     for case, files in sorted(found.items()):
         if sorted(files) == list(range(channels)):
-            cases.append(UnlabeledCase(case, tuple(files[c] for c in range(channels))))
+            cases.append(ImageCase(case, tuple(files[c] for c in range(channels))))
         else:
             there = ", ".join(f"{c:04d}" for c in sorted(files))
             faults[case] = f"has the channels {there}, the data set has {channels} (0000 to {channels - 1:04d})"
     return cases, faults
 
 
-def refuse_known(cases: Sequence[UnlabeledCase], known: Iterable[Path], file_ending: str) -> None:
+def refuse_known(cases: Sequence[ImageCase], known: Iterable[Path], file_ending: str) -> None:
     """Refuses unlabeled cases that are labeled or test cases, by their name or by the content of their files.
 
     Args:
