@@ -1,0 +1,85 @@
+"""What nnU-Net expects of a network that plans name."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+
+import numpy as np
+import torch
+from dynamic_network_architectures.initialization.weight_init import InitWeights_He
+from torch import Tensor, nn
+
+
+class Decoder(nn.Module):
+    """Part of a network that makes logits; nnU-Net switches ``deep_supervision`` here.
+
+    As in nnU-Net's own decoder, the layers of the side outputs exist whether deep supervision is on or off, so that a
+    checkpoint loads in both cases. nnU-Net does not transfer ``seg_layers`` when it fine-tunes.
+
+    Attributes:
+        deep_supervision: whether the forward pass returns all outputs, or the one at full resolution.
+        seg_layers: features -> logits, lowest resolution first.
+    """
+
+    seg_layers: nn.ModuleList
+
+    def __init__(self, deep_supervision: bool):
+        super().__init__()
+        self.deep_supervision = deep_supervision
+
+    def outputs(self, features: Sequence[Tensor]) -> Tensor | list[Tensor]:
+        """Logits from the features of every resolution.
+
+        Args:
+            features: one (B, C, *spatial) for each of ``seg_layers``, lowest resolution first.
+
+        Returns:
+            Logits at full resolution, or a list of all logits, highest resolution first.
+        """
+        if not self.deep_supervision:
+            return self.seg_layers[-1](features[-1])
+        return [layer(f) for layer, f in zip(self.seg_layers, features, strict=True)][::-1]
+
+
+class PlannedNetwork(nn.Module):
+    """A network that nnU-Net builds from plans, trains, fine-tunes and predicts with.
+
+    With deep supervision it returns one output for each entry of ``strides`` but the last, highest resolution first,
+    which is what nnU-Net's trainers expect.
+    """
+
+    decoder: Decoder
+
+    def __init__(self, input_channels: int):
+        super().__init__()
+        self.input_channels = input_channels
+
+    def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> np.int64:
+        """Values in the outputs of all convolutions for one image; nnU-Net's planner estimates memory with it.
+
+        Args:
+            input_size: spatial size, without batch and channels.
+        """
+        sizes: list[int] = []
+        copy = deepcopy(self).to("meta").eval()
+        for module in copy.modules():
+            if isinstance(module, nn.modules.conv._ConvNd):
+                module.register_forward_hook(lambda _, __, output: sizes.append(output.numel()))
+        with torch.no_grad():
+            copy(torch.zeros(1, self.input_channels, *input_size, device="meta"))
+        return np.sum(sizes, dtype=np.int64)
+
+    @staticmethod
+    def initialize(module: nn.Module) -> None:
+        """He initialisation of convolutions, as nnU-Net does; called for every module."""
+        InitWeights_He(1e-2)(module)
+
+
+def check_stages(n_stages: int, **per_stage: Sequence) -> None:
+    """Checks that every argument has one entry for each stage.
+
+    Raises:
+        ValueError: names the argument.
+    """
+    for name, values in per_stage.items():
+        if len(values) != n_stages:
+            raise ValueError(f"{name} has {len(values)} entries, but n_stages is {n_stages}")

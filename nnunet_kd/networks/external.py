@@ -1,0 +1,163 @@
+"""Networks of other libraries, named in plans."""
+
+import importlib
+import inspect
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nnunet_kd.networks.base import Decoder, PlannedNetwork
+from nnunet_kd.networks.layers import Size, resize
+
+# Arguments by which libraries ask for a download, and what turns it off
+DOWNLOADS = {
+    "encoder_weights": None,
+    "weights": None,
+    "weights_backbone": None,
+    "pretrained": False,
+    "pretrained_backbone": False,
+}
+
+
+class ExternalNetwork(PlannedNetwork):
+    """Any importable ``torch.nn.Module`` for segmentation, with its own names of arguments.
+
+    Weights are never downloaded: arguments that would do so are turned off. Weights of a local file are loaded at
+    planning, see :func:`load_weights`.
+
+    Args:
+        input_channels: channels of the image.
+        num_classes: channels of the logits.
+        network: dotted name of a class, or of a function whose return annotation is one, such as
+            ``segmentation_models_pytorch.DeepLabV3Plus`` or ``torchvision.models.segmentation.fcn_resnet101``.
+        network_kwargs: its other arguments.
+        input_argument: its argument for the channels of the image; None: it has none.
+        classes_argument: its argument for the number of classes.
+        repeat_input: times the image's channels are repeated, for networks of fixed input.
+        output: name of the logits where it returns a dictionary.
+        n_stages: 2.
+        strides: all 1; nnU-Net reads the number of outputs from them, and there is one.
+        deep_supervision: must be False.
+
+    Raises:
+        ValueError: for a name that is no network, weights to download, or deep supervision.
+        ImportError: when the library is not installed.
+    """
+
+    def __init__(
+        self,
+        input_channels: int,
+        num_classes: int,
+        network: str,
+        network_kwargs: Mapping[str, Any] | None = None,
+        input_argument: str | None = "in_channels",
+        classes_argument: str = "out_channels",
+        repeat_input: int = 1,
+        output: str | None = None,
+        n_stages: int = 2,
+        strides: Sequence[Size] = (1, 1),
+        deep_supervision: bool = False,
+    ):
+        super().__init__(input_channels)
+        if deep_supervision:
+            raise ValueError(
+                f"{network}: a network of another library has one output and no deep supervision; train it with a "
+                "trainer of nnunet_kd or with nnUNetTrainerNoDeepSupervision"
+            )
+        build = find_network(network)
+        kwargs = dict(network_kwargs or {}) | {classes_argument: num_classes}
+        if input_argument is not None:
+            kwargs[input_argument] = input_channels * repeat_input
+        self.network = build(**without_downloads(build, kwargs, network))
+        self.repeat_input = repeat_input
+        self.output = output
+        self.decoder = Decoder(deep_supervision=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, input_channels, *spatial) -> logits (B, num_classes, *spatial), interpolated where they are smaller."""
+        y = self.network(x.repeat(1, self.repeat_input, *[1] * (x.ndim - 2)) if self.repeat_input > 1 else x)
+        if self.output is not None:
+            y = y[self.output]
+        elif isinstance(y, list | tuple):
+            y = y[0]
+        return resize(y, x.shape[2:])
+
+    @staticmethod
+    def initialize(module: nn.Module) -> None:
+        """Leaves the library's own initialisation as it is."""
+
+
+def find_network(name: str) -> Callable[..., nn.Module]:
+    """The class or function of a dotted name, if it makes a network.
+
+    Raises:
+        ValueError: when it is none: a plans file must not be able to call anything else.
+        ImportError: when its library is not installed.
+    """
+    module, _, attribute = name.rpartition(".")
+    if not module:
+        raise ValueError(f"{name!r} is no dotted name of a network")
+    try:
+        found = getattr(importlib.import_module(module), attribute, None)
+    except ImportError as err:
+        raise ImportError(f"{name}: cannot import {module}; install its library") from err
+    result = found if inspect.isclass(found) else None
+    if inspect.isfunction(found):
+        result = typing.get_type_hints(found).get("return")
+    if not (inspect.isclass(result) and issubclass(result, nn.Module)):
+        raise ValueError(f"{name} is neither a torch.nn.Module nor a function that says it returns one")
+    return found
+
+
+def without_downloads(build: Callable, kwargs: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Arguments with every download turned off.
+
+    Raises:
+        ValueError: when they ask for one.
+    """
+    known = inspect.signature(build).parameters
+    result = dict(kwargs)
+    for argument, off in DOWNLOADS.items():
+        if result.get(argument):
+            raise ValueError(f"{name}: {argument}={result[argument]!r} asks for a download; give a local file instead")
+        if argument in known:
+            result[argument] = off
+    return result
+
+
+def load_weights(network: nn.Module, file: Path) -> tuple[int, int]:
+    """Loads the weights of a local file that fit, by name and shape.
+
+    The file holds a ``state_dict``, alone or under ``state_dict``, ``model`` or ``network_weights``; names may begin
+    with ``module.``. For an :class:`ExternalNetwork` they are those of the library's network. Nothing but tensors is
+    read (``weights_only``).
+
+    Args:
+        network: what receives them.
+        file: a file of ``torch.save``.
+
+    Returns:
+        Number of tensors loaded, and of tensors the network has.
+
+    Raises:
+        ValueError: when the file cannot be read or nothing in it fits.
+    """
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as err:
+        raise ValueError(f"{file}: no readable file of weights ({str(err).splitlines()[0]})") from err
+    for key in ("network_weights", "state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    target = network.network if isinstance(network, ExternalNetwork) else network
+    own = target.state_dict()
+    named = {str(k).removeprefix("module."): v for k, v in state.items()} if isinstance(state, dict) else {}
+    fitting = {k: v for k, v in named.items() if k in own and getattr(v, "shape", None) == own[k].shape}
+    if not fitting:
+        raise ValueError(f"{file}: none of its {len(named)} tensors has a name and shape of the network's")
+    target.load_state_dict(own | fitting)
+    return len(fitting), len(own)

@@ -1,0 +1,201 @@
+"""The U-Net-like and the residual network of Noothout et al. 2022."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nnunet_kd.networks.base import Decoder, PlannedNetwork, check_stages
+from nnunet_kd.networks.layers import Layers, Size
+
+
+class NoothoutUNet(PlannedNetwork):
+    """U-Net with max pooling, batch normalisation and ReLU.
+
+    Source: Noothout et al. 2022, Section 2.1.1, Fig. 2(a); Table 1 counts 5.64 M parameters in 3D.
+
+    Zero-padded 3x3x3 convolutions, each followed by batch normalisation and ReLU, two for each stage and level; max
+    pooling; transposed convolutions whose kernel is the stride. The order of convolution, normalisation and activation
+    and the transposed convolutions are the authors' released code's.
+
+    Deviation: 1x1 convolutions at the decoder's lower levels for nnU-Net's deep supervision; the paper has none.
+
+    Args:
+        input_channels: channels of the image.
+        num_classes: channels of the logits.
+        n_stages: resolutions; the paper has 4.
+        features_per_stage: channels, highest resolution first; the paper has 32, 64, 128, 256.
+        conv_op: ``torch.nn.Conv2d`` or ``torch.nn.Conv3d``.
+        kernel_sizes: for each stage.
+        strides: for each stage, the first is 1.
+        n_conv_per_stage: convolutions of a stage; those of a level of the decoder are as many.
+        norm_op: None: batch normalisation.
+        norm_op_kwargs: arguments of ``norm_op``.
+        nonlin: None: ReLU.
+        nonlin_kwargs: arguments of ``nonlin``.
+        deep_supervision: see :class:`PlannedNetwork`.
+    """
+
+    def __init__(
+        self,
+        input_channels: int,
+        num_classes: int,
+        n_stages: int,
+        features_per_stage: Sequence[int],
+        conv_op: type[nn.Module],
+        kernel_sizes: Sequence[Size],
+        strides: Sequence[Size],
+        n_conv_per_stage: int = 2,
+        norm_op: type[nn.Module] | None = None,
+        norm_op_kwargs: dict[str, Any] | None = None,
+        nonlin: type[nn.Module] | None = None,
+        nonlin_kwargs: dict[str, Any] | None = None,
+        deep_supervision: bool = False,
+    ):
+        super().__init__(input_channels)
+        f, k = features_per_stage, kernel_sizes
+        check_stages(n_stages, features_per_stage=f, kernel_sizes=k, strides=strides)
+        layers = Layers(conv_op, norm_op, norm_op_kwargs, nonlin, nonlin_kwargs, bias=True)
+        self.encoder = nn.ModuleList(
+            nn.Sequential(
+                nn.Identity() if s == 0 else layers.pool("max", strides[s]),
+                _convolutions(layers, f[s - 1] if s else input_channels, f[s], k[s], n_conv_per_stage),
+            )
+            for s in range(n_stages)
+        )
+        ups, blocks, heads = [], [], []
+        for s in range(n_stages - 1, 0, -1):
+            ups.append(layers.up_conv(f[s], f[s - 1], strides[s]))
+            blocks.append(_convolutions(layers, 2 * f[s - 1], f[s - 1], k[s - 1], n_conv_per_stage))
+            heads.append(layers.conv(f[s - 1], num_classes, 1))
+        self.decoder = UpDecoder(ups, blocks, heads, deep_supervision, skips=True)
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """(B, input_channels, *spatial) -> logits (B, num_classes, *spatial), or a list with deep supervision."""
+        skips = []
+        for stage in self.encoder:
+            x = stage(x)
+            skips.append(x)
+        return self.decoder(skips)
+
+
+class NoothoutResNet(PlannedNetwork):
+    """Two strided convolutions, six residual blocks at the lowest resolution, two transposed convolutions; no skips.
+
+    Source: Noothout et al. 2022, Section 2.1.2, Fig. 2(b); Table 1: (23.17 - 2 * 5.64 - 2 * 0.09) / 2 = 5.86 M
+    parameters in 3D.
+
+    Pre-activated residual blocks, dropout inside them and around the 1x1 convolution before the output, which has a
+    ReLU, are the authors' released code's.
+
+    Deviation: 1x1 convolutions at the decoder's lower levels for nnU-Net's deep supervision; the paper has none.
+
+    Args:
+        input_channels: channels of the image.
+        num_classes: channels of the logits.
+        n_stages: resolutions; the paper has 3.
+        features_per_stage: channels, highest resolution first; the paper has 32, 64, 128.
+        conv_op: ``torch.nn.Conv2d`` or ``torch.nn.Conv3d``.
+        kernel_sizes: for each stage.
+        strides: for each stage, the first is 1.
+        n_blocks: residual blocks.
+        dropout: probability.
+        norm_op: None: batch normalisation.
+        norm_op_kwargs: arguments of ``norm_op``.
+        nonlin: None: ReLU.
+        nonlin_kwargs: arguments of ``nonlin``.
+        deep_supervision: see :class:`PlannedNetwork`.
+    """
+
+    def __init__(
+        self,
+        input_channels: int,
+        num_classes: int,
+        n_stages: int,
+        features_per_stage: Sequence[int],
+        conv_op: type[nn.Module],
+        kernel_sizes: Sequence[Size],
+        strides: Sequence[Size],
+        n_blocks: int = 6,
+        dropout: float = 0.5,
+        norm_op: type[nn.Module] | None = None,
+        norm_op_kwargs: dict[str, Any] | None = None,
+        nonlin: type[nn.Module] | None = None,
+        nonlin_kwargs: dict[str, Any] | None = None,
+        deep_supervision: bool = False,
+    ):
+        super().__init__(input_channels)
+        f, k = features_per_stage, kernel_sizes
+        check_stages(n_stages, features_per_stage=f, kernel_sizes=k, strides=strides)
+        layers = Layers(conv_op, norm_op, norm_op_kwargs, nonlin, nonlin_kwargs, bias=True)
+        self.encoder = nn.Sequential(
+            *(layers.conv_norm_act(f[s - 1] if s else input_channels, f[s], k[s], strides[s]) for s in range(n_stages)),
+            *(PreActivatedBlock(layers, f[-1], k[-1], dropout) for _ in range(n_blocks)),
+        )
+        ups, blocks, heads = [], [], []
+        for s in range(n_stages - 1, 0, -1):
+            ups.append(layers.up_conv(f[s], f[s - 1], strides[s], kernel=k[s]))
+            blocks.append(nn.Sequential(layers.norm(f[s - 1]), layers.act(f[s - 1])))
+            heads.append(layers.conv(f[s - 1], num_classes, 1))
+        dense = layers.dropout(dropout), layers.conv(f[0], f[0], 1), layers.act(f[0]), layers.dropout(dropout)
+        heads[-1] = nn.Sequential(*dense, heads[-1])
+        self.decoder = UpDecoder(ups, blocks, heads, deep_supervision, skips=False)
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """(B, input_channels, *spatial) -> logits (B, num_classes, *spatial), or a list with deep supervision."""
+        return self.decoder([self.encoder(x)])
+
+
+def _convolutions(layers: Layers, inputs: int, outputs: int, kernel: Size, number: int) -> nn.Sequential:
+    return nn.Sequential(
+        *(layers.conv_norm_act(inputs if i == 0 else outputs, outputs, kernel) for i in range(number))
+    )
+
+
+class PreActivatedBlock(nn.Module):
+    """x + two convolutions, each after normalisation and activation, with dropout of single values."""
+
+    def __init__(self, layers: Layers, channels: int, kernel: Size, dropout: float):
+        super().__init__()
+        self.body = nn.Sequential(
+            layers.norm(channels),
+            layers.act(channels),
+            layers.conv(channels, channels, kernel),
+            layers.norm(channels),
+            layers.dropout(dropout, whole_channels=False),
+            layers.act(channels),
+            layers.conv(channels, channels, kernel),
+            layers.dropout(dropout, whole_channels=False),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, *spatial) -> the same shape."""
+        return x + self.body(x)
+
+
+class UpDecoder(Decoder):
+    """Level by level: upsampling, concatenation with the skip connection where there is one, a block."""
+
+    def __init__(
+        self,
+        ups: Sequence[nn.Module],
+        blocks: Sequence[nn.Module],
+        heads: Sequence[nn.Module],
+        deep_supervision: bool,
+        skips: bool,
+    ):
+        super().__init__(deep_supervision)
+        self.ups = nn.ModuleList(ups)
+        self.blocks = nn.ModuleList(blocks)
+        self.seg_layers = nn.ModuleList(heads)
+        self.skips = skips
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor | list[Tensor]:
+        """Features, highest resolution first -> logits; without skip connections only the last are used."""
+        x, levels = features[-1], []
+        for i, (up, block) in enumerate(zip(self.ups, self.blocks, strict=True)):
+            x = up(x)
+            x = block(torch.cat((x, features[-2 - i]), 1) if self.skips else x)
+            levels.append(x)
+        return self.outputs(levels)
