@@ -10,6 +10,7 @@ LAYERS = {
     "errors": 0,
     "files": 1,
     "schema": 1,
+    "loss_terms": 2,
     "config": 2,
     "losses": 3,
     "networks": 3,
