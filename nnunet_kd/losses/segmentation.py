@@ -15,7 +15,13 @@ from nnunet_kd.losses.regions import unpack_reference
 
 
 def dice_loss(
-    probabilities: Tensor, classes: Tensor, valid: Tensor | None = None, *, squared: bool = False, smooth: float = 1e-5
+    probabilities: Tensor,
+    classes: Tensor,
+    valid: Tensor | None = None,
+    *,
+    squared: bool = False,
+    present_only: bool = False,
+    smooth: float = 1e-5,
 ) -> Tensor:
     r"""1 - Dice between probabilities and reference, mean over classes; the sums run over the batch.
 
@@ -28,6 +34,7 @@ def dice_loss(
         classes: (B, C, *spatial), bool.
         valid: (B, 1, *spatial), bool; None counts every voxel.
         squared: squares the probabilities in the denominator.
+        present_only: the mean is over the classes that the reference has in this batch; 0 when it has none.
         smooth: s; makes a class that neither has cost 0.
 
     Returns:
@@ -41,7 +48,11 @@ def dice_loss(
     g = g * valid
     overlap = (p * g).sum(axes)
     total = ((p.square() if squared else p) * valid).sum(axes) + g.sum(axes)
-    return 1 - ((2 * overlap + smooth) / (total + smooth)).mean()
+    per_class = 1 - (2 * overlap + smooth) / (total + smooth)
+    if not present_only:
+        return per_class.mean()
+    present = g.sum(axes) > 0
+    return (per_class * present).sum() / present.sum().clamp_min(1)
 
 
 def lovasz_loss(logits: Tensor, classes: Tensor, valid: Tensor | None = None, *, sigmoid: bool = False) -> Tensor:

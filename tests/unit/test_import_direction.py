@@ -18,6 +18,7 @@ LAYERS = {
     "teachers": 4,
     "teacher_gap": 4,
     "feature_taps": 4,
+    "online_teachers": 4,
     "curves": 4,
     "softlabels": 4,
     "data": 4,
