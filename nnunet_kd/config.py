@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from nnunet_kd.errors import UserError
-from nnunet_kd.loss_terms import Features, Term
+from nnunet_kd.loss_terms import Features, Term, active_feature_terms
 from nnunet_kd.schema import block, from_dict, number, value
 
 
@@ -240,6 +240,19 @@ class KDConfig:
     features: Features = block(Features, "terms between features of student and teacher")
     multi_teacher: MultiTeacher = block(MultiTeacher, "how several teachers are weighed")
     student: Student = block(Student, "the network that is distilled")
+
+    def check(self, path: str) -> None:
+        """Stored soft labels have no features.
+
+        Raises:
+            UserError: says which keys contradict each other.
+        """
+        if self.multi_teacher.source == "stored" and (active := active_feature_terms(self.features)):
+            weights = " and ".join(f"features.{name}.weight" for name in active)
+            raise UserError(
+                f"{path}.multi_teacher.source: stored soft labels have no features; set {weights} to 0, or the source "
+                "to online."
+            )
 
     @classmethod
     def from_plans(cls, plans: Mapping[str, Any]) -> "KDConfig":

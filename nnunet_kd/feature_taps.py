@@ -158,6 +158,30 @@ def measure_features(
     return {n: tuple(f.shape[1:]) for n, f in zip(names, features, strict=True)}
 
 
+def measure_layers(network: nn.Module, input_shape: Sequence[int], depth: int = 3) -> dict[str, tuple[int, ...]]:
+    """Shapes (C, *spatial) of all layers that return such a tensor, by dotted module path, as :func:`measure_features`.
+
+    Args:
+        network: the bare network.
+        input_shape: (C, *spatial).
+        depth: parts of a path at most.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+
+    def note(path: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.ndim == len(input_shape) + 1:
+            found[path] = tuple(output.shape[1:])
+
+    layers = [(p, m) for p, m in network.named_modules() if p and p.count(".") < depth]
+    handles = [m.register_forward_hook(partial(note, p)) for p, m in layers]
+    try:
+        measure_features(network, input_shape, [])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
 def choose_pairs(
     student: Mapping[str, tuple[int, ...]], teacher: Mapping[str, tuple[int, ...]], number: int
 ) -> tuple[FeaturePair, ...]:

@@ -9,7 +9,6 @@ from torch import Tensor
 from nnunet_kd.data.dataset import SoftLabelDataset
 from nnunet_kd.data.transforms import with_soft_labels
 from nnunet_kd.errors import UserError, exit_on_user_error
-from nnunet_kd.loss_terms import active_feature_terms
 from nnunet_kd.losses import unpack_soft_labels
 from nnunet_kd.losses.teacher_weights import ADAPTIVE, reference_dice_losses, teacher_weights
 from nnunet_kd.softlabels.ensemble import TeachingEnsemble
@@ -30,17 +29,6 @@ class nnUNetTrainerKDMultiTeacher(nnUNetTrainerKDOnline):
     def stored(self) -> bool:
         """Whether the teachers' predictions come from stores."""
         return self.kd.multi_teacher.source == "stored"
-
-    def check_configuration(self) -> None:
-        """Also refuses feature terms of teachers that are not in memory."""
-        super().check_configuration()
-        features = active_feature_terms(self.kd.features)
-        if self.stored and features:
-            weights = " and ".join(f"features.{name}.weight" for name in features)
-            raise UserError(
-                f"kd.multi_teacher.source: stored soft labels have no features; set {weights} to 0, or the source to "
-                "online."
-            )
 
     def load_teachers(self, ensemble: TeachingEnsemble) -> None:
         """Loads the teachers, unless their predictions are stored.
@@ -71,7 +59,7 @@ class nnUNetTrainerKDMultiTeacher(nnUNetTrainerKDOnline):
         if not self.stored:
             return training, validation
         with exit_on_user_error():
-            members = self.teaching_ensemble().members()
+            members = self.teaching_ensemble().stores()
             for member in members:
                 store = self.export_missing(member, training.identifiers)
                 self.describe_soft_labels(store, training.identifiers)
