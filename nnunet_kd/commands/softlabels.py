@@ -43,10 +43,11 @@ def run(args: argparse.Namespace) -> None:
         record_choice(plans_file, args.from_folder, args.combine)
     kd, student = load_student(plans_file, args.c, paths.raw)
     ensemble = TeachingEnsemble.resolve(kd, student, paths.results, fold)
-    if args.verify:
-        _verify(ensemble, args.labeled_only)
-    else:
-        _export(ensemble, args)
+    for store in ensemble.stores():
+        if args.verify:
+            _verify(store, args.labeled_only)
+        else:
+            _export(store, args)
 
 
 def _export(ensemble, args: argparse.Namespace) -> None:
@@ -68,7 +69,7 @@ def _export(ensemble, args: argparse.Namespace) -> None:
     if left := store.missing(everything):
         print(f"{len(left)} cases are left for the other parts")
     else:
-        print(f"Next: nnUNetv2_train {args.d} {args.c} FOLD -tr nnUNetTrainerKDEnsemble -p {args.p}")
+        print(f"Next: nnUNetv2_train {args.d} {args.c} FOLD -tr {ensemble.kd.student.trainer} -p {args.p}")
 
 
 def _verify(ensemble, labeled_only: bool) -> None:

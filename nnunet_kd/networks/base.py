@@ -74,12 +74,19 @@ class PlannedNetwork(nn.Module):
         InitWeights_He(1e-2)(module)
 
 
-def check_stages(n_stages: int, **per_stage: Sequence) -> None:
+def check_stages(n_stages: int, exactly: int | None = None, **per_stage: Sequence) -> None:
     """Checks that every argument has one entry for each stage.
+
+    Args:
+        n_stages: number of stages.
+        exactly: number of stages that the network has; None: any.
+        **per_stage: arguments with one entry for each stage.
 
     Raises:
         ValueError: names the argument.
     """
+    if exactly is not None and n_stages != exactly:
+        raise ValueError(f"n_stages is {n_stages}, but this network has {exactly}")
     for name, values in per_stage.items():
         if len(values) != n_stages:
             raise ValueError(f"{name} has {len(values)} entries, but n_stages is {n_stages}")

@@ -10,13 +10,12 @@ from nnunet_kd.networks.base import Decoder, PlannedNetwork, check_stages
 from nnunet_kd.networks.layers import Layers, Size
 
 
-
 class ENet(PlannedNetwork):
     """Bottlenecks at an eighth of the resolution; max unpooling with the positions of the maxima on the way up.
 
     Source: Paszke et al. 2016, Table 1; Qin et al. 2021, Table II (0.353 M parameters); Ben Loussaief et al. 2023,
-    Table 1 (353.76 k). As in Qin's released code the shortcut of a downsampling bottleneck has a convolution, dropout is
-    0.1 everywhere and the last layer is a transposed convolution whose kernel is the stride. In 3D the asymmetric
+    Table 1 (353.76 k). As in Qin's released code the shortcut of a downsampling bottleneck has a convolution, dropout
+    is 0.1 everywhere and the last layer is a transposed convolution whose kernel is the stride. In 3D the asymmetric
     convolutions run along the three axes.
 
     Deviations: the image enters with its own channels, not three times; 1x1 convolutions at the decoder's lower levels
@@ -55,7 +54,7 @@ class ENet(PlannedNetwork):
         deep_supervision: bool = False,
     ):
         super().__init__(input_channels)
-        check_stages(4, features_per_stage=features_per_stage, kernel_sizes=kernel_sizes, strides=strides)
+        check_stages(n_stages, 4, features_per_stage=features_per_stage, kernel_sizes=kernel_sizes, strides=strides)
         if nonlin is None:
             nonlin, nonlin_kwargs = nn.PReLU, {"num_parameters": 1}
         layers = Layers(conv_op, norm_op, norm_op_kwargs, nonlin, nonlin_kwargs)

@@ -56,6 +56,7 @@ class ESPNet(PlannedNetwork):
     ):
         super().__init__(input_channels)
         check_stages(
+            n_stages,
             4,
             features_per_stage=features_per_stage,
             kernel_sizes=kernel_sizes,
@@ -103,8 +104,8 @@ def _norm_act(layers: Layers, channels: int) -> nn.Sequential:
 class SpatialPyramid(nn.Module):
     """ESP module: a fifth of the channels, five dilations, summed up one after the other and joined.
 
-    Source: Mehta et al. 2018, Fig. 1. With a stride the first convolution has the kernel's size and the stride, else it is
-    1x1. Where input and output are alike the input is added.
+    Source: Mehta et al. 2018, Fig. 1. With a stride the first convolution has the kernel's size and the stride, else
+    it is 1x1. Where input and output are alike the input is added.
     """
 
     def __init__(
@@ -148,9 +149,7 @@ class ESPDecoder(Decoder):
         width = max(n, len(DILATIONS))
         self.score3 = nn.Sequential(layers.conv(c3, n, 1), layers.norm(n), layers.up_conv(n, n, strides[3]))
         self.score2 = layers.conv(c2, n, 1)
-        self.join2 = nn.Sequential(
-            _norm_act(layers, 2 * n), SpatialPyramid(layers, 2 * n, width, k2, residual=False)
-        )
+        self.join2 = nn.Sequential(_norm_act(layers, 2 * n), SpatialPyramid(layers, 2 * n, width, k2, residual=False))
         self.up2 = nn.Sequential(layers.up_conv(width, n, strides[2]), _norm_act(layers, n))
         self.join1 = layers.conv_norm_act(n + c1, n, k1)
         self.seg_layers = nn.ModuleList(

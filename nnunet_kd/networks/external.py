@@ -110,7 +110,7 @@ def find_network(name: str) -> Callable[..., nn.Module]:
         result = typing.get_type_hints(found).get("return")
     if not (inspect.isclass(result) and issubclass(result, nn.Module)):
         raise ValueError(f"{name} is neither a torch.nn.Module nor a function that says it returns one")
-    return found
+    return typing.cast(Callable[..., nn.Module], found)
 
 
 def without_downloads(build: Callable, kwargs: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ class MobileNetV2Seg(PlannedNetwork):
     """Inverted residuals down to an eighth of the resolution; scores of all resolutions are added up.
 
     Source: Sandler et al. 2018, Table 2; Qin et al. 2021, Table II (2.2 M parameters); Ben Loussaief et al. 2023,
-    Table 1 (2.23 M). As in Qin's released code two of the five strides are 1, so that the lowest resolution is an eighth.
+    Table 1 (2.23 M). As in Qin's released code two of the five strides are 1: the lowest resolution is an eighth.
 
     Deviations: the image enters with its own channels, not three times; instead of one 1x1 convolution of the last
     features there is one for each resolution, and their scores are upsampled and added, which also gives nnU-Net's deep
@@ -56,7 +56,7 @@ class MobileNetV2Seg(PlannedNetwork):
         deep_supervision: bool = False,
     ):
         super().__init__(input_channels)
-        check_stages(4, features_per_stage=features_per_stage, kernel_sizes=kernel_sizes, strides=strides)
+        check_stages(n_stages, 4, features_per_stage=features_per_stage, kernel_sizes=kernel_sizes, strides=strides)
         if nonlin is None:
             nonlin, nonlin_kwargs = nn.ReLU6, {"inplace": True}
         layers = Layers(conv_op, norm_op, norm_op_kwargs, nonlin, nonlin_kwargs)
@@ -64,17 +64,18 @@ class MobileNetV2Seg(PlannedNetwork):
         channels = input_channels
         for s, stage in enumerate(BLOCKS, 1):
             width = features_per_stage[s] / stage[-1][1]
-            stride, modules = strides[s], []
+            modules: list[nn.Module] = []
+            stride = strides[s]
             if s == 1:
                 stem = _round(STEM * width)
                 modules.append(layers.conv_norm_act(channels, stem, kernel_sizes[s], stride))
                 stride, channels = 1, stem
             for expansion, outputs, number in stage:
                 for i in range(number):
-                    outputs_scaled = _round(outputs * width)
-                    first = stride if i == 0 else 1
-                    modules.append(InvertedResidual(layers, channels, outputs_scaled, expansion, kernel_sizes[s], first))
-                    channels = outputs_scaled
+                    wide, first = _round(outputs * width), stride if i == 0 else 1
+                    block = InvertedResidual(layers, channels, wide, expansion, kernel_sizes[s], first)
+                    modules.append(block)
+                    channels = wide
                 stride = 1
             if s == len(BLOCKS):
                 last = _round(LAST * width)

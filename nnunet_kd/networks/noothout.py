@@ -148,9 +148,7 @@ class NoothoutResNet(PlannedNetwork):
 
 
 def _convolutions(layers: Layers, inputs: int, outputs: int, kernel: Size, number: int) -> nn.Sequential:
-    return nn.Sequential(
-        *(layers.conv_norm_act(inputs if i == 0 else outputs, outputs, kernel) for i in range(number))
-    )
+    return nn.Sequential(*(layers.conv_norm_act(inputs if i == 0 else outputs, outputs, kernel) for i in range(number)))
 
 
 class PreActivatedBlock(nn.Module):

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nnunet_kd.networks.base import Decoder, PlannedNetwork
+from nnunet_kd.networks.base import Decoder, PlannedNetwork, check_stages
 from nnunet_kd.networks.layers import Layers, Size
 from nnunet_kd.networks.resnet import ResNetEncoder
 
@@ -13,14 +13,14 @@ from nnunet_kd.networks.resnet import ResNetEncoder
 class RAUNet(PlannedNetwork):
     """ResNet-34 encoder, attention that weighs the skip connections' channels, LinkNet decoder.
 
-    Source: Qin et al. 2021, Table I and II (22.1 M parameters). The paper cites Jin et al. 2020 for RA-UNet; the network
-    of the authors' released code, which has this number of parameters, is a ResNet-34 with augmented attention modules,
-    and it is what is built here.
+    Source: Qin et al. 2021, Table I and II (22.1 M parameters). The paper cites Jin et al. 2020 for RA-UNet; the
+    network of the authors' released code, which has this number of parameters, is a ResNet-34 with augmented attention
+    modules, and it is what is built here.
 
     Deviations: the image enters with its own channels, not three times; the last three layers are a transposed and two
     zero-padded convolutions with kernel 3, so that the sizes fit whatever the stride; 1x1 convolutions at the decoder's
-    lower levels for nnU-Net's deep supervision. The batch needs at least two images: the attention normalises means over
-    the whole image.
+    lower levels for nnU-Net's deep supervision. The batch needs at least two images: the attention normalises means
+    over the whole image.
 
     Args:
         input_channels: channels of the image.
@@ -55,6 +55,7 @@ class RAUNet(PlannedNetwork):
         deep_supervision: bool = False,
     ):
         super().__init__(input_channels)
+        check_stages(n_stages, 6)
         layers = Layers(conv_op, norm_op, norm_op_kwargs, nonlin, nonlin_kwargs)
         self.encoder = ResNetEncoder(
             layers, input_channels, features_per_stage, kernel_sizes, strides, n_blocks_per_stage

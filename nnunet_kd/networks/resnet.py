@@ -52,6 +52,7 @@ class ResNet18Seg(PlannedNetwork):
         deep_supervision: bool = False,
     ):
         super().__init__(input_channels)
+        check_stages(n_stages, 6)
         layers = Layers(conv_op, norm_op, norm_op_kwargs, nonlin, nonlin_kwargs)
         self.encoder = ResNetEncoder(
             layers, input_channels, features_per_stage, kernel_sizes, strides, n_blocks_per_stage
@@ -77,7 +78,12 @@ class ResNetEncoder(nn.Module):
     ):
         super().__init__()
         check_stages(
-            6, features_per_stage=features, kernel_sizes=kernels, strides=strides, n_blocks_per_stage=blocks
+            len(blocks),
+            6,
+            features_per_stage=features,
+            kernel_sizes=kernels,
+            strides=strides,
+            n_blocks_per_stage=blocks,
         )
         wide = [7 if k > 1 else 1 for k in layers.sizes(kernels[1])]
         self.stem = layers.conv_norm_act(input_channels, features[1], wide, strides[1])

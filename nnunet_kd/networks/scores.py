@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from nnunet_kd.networks.base import Decoder
-from nnunet_kd.networks.layers import Layers, Upsample, resize
+from nnunet_kd.networks.layers import Layers, Size, Upsample, resize
 
 
 class ScoreDecoder(Decoder):
@@ -21,9 +21,7 @@ class ScoreDecoder(Decoder):
         deep_supervision: whether the scores at lower resolutions are returned too.
     """
 
-    def __init__(
-        self, layers: Layers, num_classes: int, channels: Sequence[int], stride: Sequence[int], deep_supervision: bool
-    ):
+    def __init__(self, layers: Layers, num_classes: int, channels: Sequence[int], stride: Size, deep_supervision: bool):
         super().__init__(deep_supervision)
         self.seg_layers = nn.ModuleList(layers.conv(c, num_classes, 1, bias=True) for c in reversed(channels))
         self.upsample = Upsample(layers.sizes(stride))

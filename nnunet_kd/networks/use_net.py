@@ -16,10 +16,11 @@ class ResidualUSENet(PlannedNetwork):
     Source: Choi 2022, Section 2.2, Fig. 3 and 4. Teacher T1: transposed convolutions; T2: trilinear interpolation and a
     convolution.
 
-    The paper leaves open, and the authors' released code decides: a convolution before the first stage, 1, 2, 3, 4, 5
-    residual blocks in the stages, one plain block of two convolutions at each level of the decoder, InstanceNorm and LeakyReLU, biases in all convolutions
-    but shortcuts, upsampling and output, ReLU rather than a sigmoid at the end of squeeze-and-excitation, and one
-    squeeze-and-excitation for both the upsampled tensor and the skip connection of a level.
+    The paper leaves open, and the authors' released code decides: a convolution before the first stage; 1, 2, 3, 4, 5
+    residual blocks in the stages; one plain block of two convolutions at each level of the decoder; InstanceNorm and
+    LeakyReLU; biases in all convolutions but shortcuts, upsampling and output; ReLU rather than a sigmoid at the end of
+    squeeze-and-excitation, and one squeeze-and-excitation for both the upsampled tensor and the skip connection of a
+    level.
 
     Deviation: 1x1 convolutions at the decoder's lower levels for nnU-Net's deep supervision; the paper has none.
 
@@ -38,9 +39,13 @@ class ResidualUSENet(PlannedNetwork):
         nonlin_kwargs: arguments of ``nonlin``.
         upsampling: ``"transposed"`` (T1, student) or ``"interpolation"`` (T2).
         reduction: of squeeze-and-excitation.
-        separable: depthwise separable convolutions except for the first.
         deep_supervision: see :class:`PlannedNetwork`.
+
+    Attributes:
+        separable: whether convolutions are depthwise separable, except for the first.
     """
+
+    separable = False
 
     def __init__(
         self,
@@ -58,7 +63,6 @@ class ResidualUSENet(PlannedNetwork):
         nonlin_kwargs: dict[str, Any] | None = None,
         upsampling: Literal["transposed", "interpolation"] = "transposed",
         reduction: int = 8,
-        separable: bool = False,
         deep_supervision: bool = False,
     ):
         super().__init__(input_channels)
@@ -82,8 +86,9 @@ class ResidualUSENet(PlannedNetwork):
             blocks = []
             for b in range(n_blocks_per_stage[s]):
                 stride = strides[s] if b == 0 else 1
-                blocks.append(ResidualBlock(layers, previous, features_per_stage[s], kernel_sizes[s], stride, separable))
-                previous = features_per_stage[s]
+                f, k = features_per_stage[s], kernel_sizes[s]
+                blocks.append(ResidualBlock(layers, previous, f, k, stride, self.separable))
+                previous = f
             self.encoder.append(nn.Sequential(*blocks))
         self.decoder = USEDecoder(
             layers,
@@ -91,7 +96,7 @@ class ResidualUSENet(PlannedNetwork):
             features_per_stage,
             kernel_sizes,
             strides,
-            separable,
+            self.separable,
             upsampling,
             reduction,
             deep_supervision,
@@ -121,8 +126,7 @@ class MobileResidualUSENet(ResidualUSENet):
     network, shortcuts and upsampling are not. Nothing lies between the depthwise and the pointwise convolution.
     """
 
-    def __init__(self, *args: Any, separable: bool = True, **kwargs: Any):
-        super().__init__(*args, separable=separable, **kwargs)
+    separable = True
 
 
 def conv_layer(

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -116,6 +116,14 @@ class TeachingEnsemble:
                 "membership all."
             )
         return chosen
+
+    def members(self) -> "list[TeachingEnsemble]":
+        """One ensemble for each teacher network, in order; each has a store of its own."""
+        return [replace(self, models=(model.with_folds([fold]),)) for model in self.models for fold in model.folds]
+
+    def stores(self) -> "list[TeachingEnsemble]":
+        """What is exported: the ensemble, or each of its members where ``kd.multi_teacher.source`` is ``stored``."""
+        return self.members() if self.kd.multi_teacher.source == "stored" else [self]
 
     def seen_by_teachers(self, cases: list[str]) -> list[str]:
         """Those of ``cases`` that some teacher was trained on: results on them are optimistic."""

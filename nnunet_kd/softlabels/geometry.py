@@ -148,9 +148,7 @@ class StudentSpace:
 
 def choose_path(student: StudentSpace, teacher: TeacherModel) -> GeometryPath:
     """The shortest right way from a teacher's output to the student's grid."""
-    if preprocessing_of(student.plans_manager, student.configuration_manager, student.dataset_json) == preprocessing_of(
-        teacher.plans_manager, teacher.configuration_manager, teacher.dataset_json
-    ):
+    if not preprocessing_differences(student, teacher):
         return "direct"
     s, t = student.configuration_manager, teacher.configuration_manager
     same_axes = student.plans_manager.transpose_forward == teacher.plans_manager.transpose_forward
@@ -158,6 +156,13 @@ def choose_path(student: StudentSpace, teacher: TeacherModel) -> GeometryPath:
     if same_axes and volumetric and s.preprocessor_name == t.preprocessor_name:
         return "resampled"
     return "original"
+
+
+def preprocessing_differences(student: StudentSpace, teacher: TeacherModel) -> list[str]:
+    """What makes the teacher's preprocessed images others than the student's; empty: it reads the student's images."""
+    mine = preprocessing_of(student.plans_manager, student.configuration_manager, student.dataset_json)
+    theirs = preprocessing_of(teacher.plans_manager, teacher.configuration_manager, teacher.dataset_json)
+    return [key for key, value in mine.items() if theirs[key] != value]
 
 
 def preprocessing_of(plans: PlansManager, configuration: ConfigurationManager, dataset_json: Mapping[str, Any]) -> dict:
