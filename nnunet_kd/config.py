@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from nnunet_kd.cross_teaching_terms import CrossTeaching
 from nnunet_kd.errors import UserError
 from nnunet_kd.loss_terms import Features, Term, active_feature_terms
 from nnunet_kd.schema import block, from_dict, number, value
@@ -222,7 +223,12 @@ class MultiTeacher:
 class Student:
     """The network that is distilled."""
 
-    trainer: Literal["nnUNetTrainerKDEnsemble", "nnUNetTrainerKDFeature", "nnUNetTrainerKDMultiTeacher"] = value(
+    trainer: Literal[
+        "nnUNetTrainerKDEnsemble",
+        "nnUNetTrainerKDFeature",
+        "nnUNetTrainerKDMultiTeacher",
+        "nnUNetTrainerKDCrossTeaching",
+    ] = value(
         "nnUNetTrainerKDEnsemble", "trainer in the commands that nnUNetv2_kd plan prints; any may be given to -tr"
     )
     architecture: str = value("same", "how the plans' network was derived from the base plans; for the record")
@@ -258,6 +264,7 @@ class KDConfig:
     features: Features = block(Features, "terms between features of student and teacher")
     multi_teacher: MultiTeacher = block(MultiTeacher, "how several teachers are weighed")
     unlabeled: Unlabeled = block(Unlabeled, "unlabeled cases in the training of a student")
+    cross_teaching: CrossTeaching = block(CrossTeaching, "networks that are trained together")
     student: Student = block(Student, "the network that is distilled")
 
     def check(self, path: str) -> None:

@@ -61,8 +61,8 @@ class nnUNetTrainerKDEnsemble(nnUNetTrainerKDUnlabeled):
         self.labeled_per_batch, self.unlabeled_per_batch = self.batch_size, 0
         if self.wants_unlabeled() and not cases:
             self.print_to_log_file(
-                f"WARNING: kd.unlabeled.fraction is {self.kd.unlabeled.fraction}, but {space.unlabeled_folder} holds no "
-                "case: training on labeled cases only. Make them with nnUNetv2_kd preprocess-unlabeled."
+                f"WARNING: kd.unlabeled.fraction is {self.kd.unlabeled.fraction}, but {space.unlabeled_folder} holds "
+                "no case: training on labeled cases only. Make them with nnUNetv2_kd preprocess-unlabeled."
             )
         if not cases:
             return []

@@ -56,12 +56,16 @@ class nnUNetTrainerKDStudent(nnUNetTrainerKDBase):
 
     def teaching_ensemble(self) -> TeachingEnsemble:
         """The ensemble of the plans, for this configuration and fold."""
+        results = Path(nnUNet_results) / self.plans_manager.dataset_name
+        return TeachingEnsemble.resolve(self.kd, self.student_space(), results, self.fold)
+
+    def student_space(self) -> StudentSpace:
+        """The preprocessed data of this configuration."""
         name = self.plans_manager.dataset_name
         raw = Path(nnUNet_raw) / name if nnUNet_raw.is_set() else None
-        student = StudentSpace(
+        return StudentSpace(
             self.plans_manager, self.configuration_name, self.dataset_json, Path(nnUNet_preprocessed) / name, raw
         )
-        return TeachingEnsemble.resolve(self.kd, student, Path(nnUNet_results) / name, self.fold)
 
     def export_missing(self, ensemble: TeachingEnsemble, cases: list[str]) -> SoftLabelStore:
         """The ensemble's store after the cases that it lacked were exported; under DDP the ranks share them."""
@@ -145,8 +149,11 @@ class nnUNetTrainerKDStudent(nnUNetTrainerKDBase):
         """nnU-Net's validation, then a comparison with the teachers that validated the same cases."""
         super().perform_actual_validation(save_probabilities)
         # A student of all cases was validated on its own training cases: no comparison would be fair.
-        if self.local_rank != 0 or self.fold == "all" or not self.kd.student.check_teachers:
-            return
+        if self.local_rank == 0 and self.fold != "all" and self.kd.student.check_teachers:
+            self.compare_with_teachers()
+
+    def compare_with_teachers(self) -> None:
+        """Logs the Dice of student and teachers on the cases that both validated."""
         summary = Path(self.output_folder) / "validation" / "summary.json"
         try:
             lines = compare_validation(summary, self.teaching_ensemble().models)

@@ -1,7 +1,5 @@
 """The largest connected component of every class (connected-components-3d, fastremap)."""
 
-from typing import Any
-
 import cc3d
 import fastremap
 import numpy as np
@@ -24,8 +22,8 @@ def keep_largest_components(segmentation: np.ndarray) -> np.ndarray:
     components = cc3d.connected_components(np.ascontiguousarray(segmentation), connectivity=26)
     label_of = fastremap.component_map(components, segmentation)
     sizes = np.bincount(components.ravel())
-    largest: dict[Any, Any] = {}
-    for component, label in sorted(label_of.items()):
+    largest: dict[int, int] = {}
+    for component, label in sorted((int(c), int(x)) for c, x in label_of.items()):
         if label != 0 and (label not in largest or sizes[component] > sizes[largest[label]]):
             largest[label] = component
     return np.where(np.isin(components, list(largest.values())), segmentation, 0).astype(segmentation.dtype)
