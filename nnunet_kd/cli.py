@@ -13,6 +13,7 @@ COMMANDS = {
     "preprocess-unlabeled": "preprocess images without labels, for students and cross-teaching",
     "softlabels": "export, import or verify the soft labels of an ensemble",
     "predict": "coarse-to-fine prediction: a coarse network finds the box that a fine one segments",
+    "evaluate": "compare predictions with references: overlap, volumes, surface distances",
     "demo": "the whole way on a small synthetic data set, in about five minutes",
     "env": "print the environment variable by which nnU-Net finds the trainers",
 }

@@ -8,7 +8,14 @@ from torch.nn import functional as F
 
 from nnunet_kd.config import Distillation
 from nnunet_kd.losses.ramps import ramp
-from nnunet_kd.losses.soft_labels import KLDivergence, MSEOfProbabilities, Pair, SoftCrossEntropy, SoftDiceLoss
+from nnunet_kd.losses.soft_labels import (
+    KLDivergence,
+    MSEOfProbabilities,
+    Pair,
+    SoftCrossEntropy,
+    SoftDiceLoss,
+    SoftLabelLoss,
+)
 from nnunet_kd.losses.voxel_weights import voxel_weights
 
 TERMS = ("kl", "mse", "soft_ce", "soft_dice")
@@ -71,7 +78,8 @@ def _average(x: Tensor, shape: Sequence[int]) -> Tensor:
     blocks = [big // small for big, small in zip(x.shape[2:], shape, strict=True)]
     if all(big == small * block for big, small, block in zip(x.shape[2:], shape, blocks, strict=True)):
         return F.avg_pool2d(x, blocks) if two else F.avg_pool3d(x, blocks)  # faster than adaptive pooling on a CPU
-    return F.adaptive_avg_pool2d(x, list(shape)) if two else F.adaptive_avg_pool3d(x, list(shape))
+    pool = nn.AdaptiveAvgPool2d(tuple(shape)) if two else nn.AdaptiveAvgPool3d(tuple(shape))
+    return pool(x)
 
 
 class DistillationLoss(nn.Module):
@@ -93,13 +101,13 @@ class DistillationLoss(nn.Module):
         self.config = config
         self.sigmoid = sigmoid
         self.output_weights = tuple(deep_supervision_weights) if config.deep_supervision else (1.0,)
-        modules = {
+        losses: dict[str, SoftLabelLoss] = {
             "kl": KLDivergence(config.kl.temperature, config.kl.direction, sigmoid),
             "mse": MSEOfProbabilities(sigmoid),
             "soft_ce": SoftCrossEntropy(sigmoid),
             "soft_dice": SoftDiceLoss(config.soft_dice.batch_dice, sigmoid=sigmoid),
         }
-        self.terms = nn.ModuleDict({name: modules[name] for name in active_terms(config)})
+        self.terms = {name: losses[name] for name in active_terms(config)}
 
     def forward(
         self,
