@@ -187,7 +187,7 @@ class nnUNetTrainerKDOnline(nnUNetTrainerKDStudent):
         probabilities, inside = self.teacher_probabilities(data)
         weights = self.weigh_teachers(probabilities, classes, valid if inside is None else valid & inside)
         if self.kd_loss.terms:
-            mixed = torch.stack([w * p for w, p in zip(weights, probabilities, strict=True)]).sum(0)
+            mixed = sum(w * p for w, p in zip(weights, probabilities, strict=True))
             terms |= self.kd_loss(output, as_channels(mixed, inside, sigmoid), progress)
         if self.feature_losses:
             terms |= self._feature_terms(weights, with_background(classes, valid) if sigmoid else classes, progress)

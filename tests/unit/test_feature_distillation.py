@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import distributed as dist
 
 from nnunet_kd.loss_terms import FEATURE_TERMS, Features
 from nnunet_kd.losses import FeatureDistillationLoss, importance_loss
@@ -37,7 +38,7 @@ def test_every_term_is_finite_weighted_and_learnable(dimensions):
     student = [s.requires_grad_() for s in student]
     terms = loss(student, teacher, regions, 0.0)
     assert set(terms) == set(FEATURE_TERMS)
-    assert all(float(v) > 0 for v in terms.values())
+    assert all(float(v.detach()) > 0 for v in terms.values())
     sum(terms.values()).backward()
     assert all(s.grad.abs().sum() > 0 for s in student)
     assert all(p.grad is not None for p in loss.parameters()), "DDP needs a gradient for every parameter"
@@ -67,7 +68,21 @@ def test_a_head_that_is_the_right_projection_makes_the_hint_zero():
     (student, _), _, regions = example()
     with torch.no_grad():
         teacher = loss.heads["hint_0"](student)
-    assert float(loss([student], [teacher], regions, 0.0)["hint"]) == pytest.approx(0, abs=1e-12)
+    assert float(loss([student], [teacher], regions, 0.0)["hint"].detach()) == pytest.approx(0, abs=1e-12)
+
+
+def test_heads_train_inside_ddp(tmp_path):
+    """As the trainer wraps them; a parameter without a gradient would make the next step fail."""
+    dist.init_process_group("gloo", rank=0, world_size=1, init_method=f"file://{tmp_path / 'store'}")
+    try:
+        loss = FeatureDistillationLoss(block(hint={"weight": 1}, channel_wise={"weight": 1}), CHANNELS, 2)
+        wrapped = torch.nn.parallel.DistributedDataParallel(loss)
+        for _ in range(3):
+            loss.zero_grad()
+            sum(wrapped(*example(), 0.0).values()).backward()
+            assert all(p.grad is not None for p in loss.parameters())
+    finally:
+        dist.destroy_process_group()
 
 
 def test_weights_as_printed_and_their_inverse():
