@@ -210,6 +210,12 @@ def notes(
                 f"nnUNetTrainerKDFeature has one teacher network, {c} has {networks}; name one with --teachers "
                 "FOLDER:FOLD, set ensemble.membership=same_fold, or use nnUNetTrainerKDMultiTeacher."
             )
+    for teacher in config.cross_teaching.teachers:
+        if teacher != "same" and not (preprocessed / f"{teacher}.json").is_file():
+            result.append(
+                f"{teacher}.json is missing, whose network cross_teaching.teachers names; make it with: nnUNetv2_kd plan "
+                f"-d {dataset} -c {' '.join(order)} --role teacher -o {teacher} --student ..."
+            )
     if config.teachers and len(order) > 1:
         result.append(f"these teachers teach every configuration of {plans.plans_name}; -c keeps only one.")
     return result
@@ -222,6 +228,13 @@ def reads_soft_labels(config: "KDConfig") -> bool:
     return trainer == "nnUNetTrainerKDEnsemble" or (trainer == "nnUNetTrainerKDMultiTeacher" and stored)
 
 
+def uses_unlabeled(config: "KDConfig") -> bool:
+    """Whether the student's trainer learns from unlabeled cases."""
+    if config.student.trainer == "nnUNetTrainerKDCrossTeaching":
+        return config.cross_teaching.unlabeled.weight > 0
+    return config.student.trainer == "nnUNetTrainerKDEnsemble" and config.unlabeled.fraction > 0
+
+
 def next_commands(
     plans: "PlansManager", order: Sequence[str], config: "KDConfig", dataset: str, missing: Sequence[str]
 ) -> str:
@@ -231,8 +244,10 @@ def next_commands(
     for c in order:
         trainer = "nnUNetTrainerKDTeacher" if config.role == "teacher" else config.student.trainer
         if config.role == "student":
-            if c in missing:
+            if c in missing and trainer != "nnUNetTrainerKDCrossTeaching":
                 lines.append(f"  nnUNetv2_train {dataset} {c} FOLD -tr {config.default_teacher} -p {config.base_plans}")
+            if uses_unlabeled(config):
+                lines.append(f"  nnUNetv2_kd preprocess-unlabeled -d {dataset} -c {c} -p {p}")
             if reads_soft_labels(config):
                 lines.append(f"  nnUNetv2_kd softlabels -d {dataset} -c {c} -p {p}")
         lines.append(f"  nnUNetv2_train {dataset} {c} FOLD -tr {trainer} -p {p}")
