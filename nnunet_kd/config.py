@@ -252,6 +252,10 @@ class KDConfig:
     schedule: Schedule = block(Schedule, "length, seed, precision")
     optimizer: Optimizer = block(Optimizer, "optimizer and learning rate")
     hard_loss: HardLoss = block(HardLoss, "loss against the reference segmentation")
+    deep_supervision: bool = value(
+        True,
+        "losses at the network's lower-resolution outputs too, with nnU-Net's weights; off where there are none",
+    )
     teachers: tuple[Teacher, ...] = value(
         (), "teachers; empty: every finished fold of <default_teacher>__<base plans>__<configuration>"
     )

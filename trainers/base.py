@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,15 @@ from nnunet_kd.losses import CompoundSegmentationLoss, focal_loss, lovasz_loss
 from nnunet_kd.teachers import load_checkpoint_file
 
 
+def has_lower_outputs(strides: Sequence[Sequence[int]]) -> bool:
+    """Whether deep supervision has anything to supervise but the output at full resolution.
+
+    nnU-Net 2.8.1 takes one output for each entry of ``strides`` but the last, and gives the last output no weight: with
+    a single one the loss would be 0 / 0.
+    """
+    return any(max(stride) > 1 for stride in strides[1:-1])
+
+
 class nnUNetTrainerKDBase(nnUNetTrainer):
     """nnU-Net's trainer with schedule, optimizer, seed, precision and hard-label loss from the plans."""
 
@@ -29,6 +38,8 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
         with exit_on_user_error():
             self.kd = KDConfig.from_plans(self.plans_manager.plans)
             self.check_configuration()
+        if not (self.kd.deep_supervision and has_lower_outputs(self.configuration_manager.pool_op_kernel_sizes)):
+            self.enable_deep_supervision = False
         schedule = self.kd.schedule
         self.num_epochs = schedule.num_epochs
         self.num_iterations_per_epoch = schedule.iterations_per_epoch

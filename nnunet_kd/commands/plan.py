@@ -1,7 +1,8 @@
 """``nnUNetv2_kd plan``."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,9 @@ if TYPE_CHECKING:
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     from nnunet_kd.config import KDConfig
+    from nnunet_kd.planning import latency
     from nnunet_kd.planning.cost import PredictionCost
+    from nnunet_kd.planning.student import StudentSpec
     from nnunet_kd.teachers import TeacherModel
 
 DEFAULT_TRAINER = "nnUNetTrainer"
@@ -38,9 +41,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--student",
         metavar="SPEC",
-        help="network as a change of the base plans': same (default), width=0.25, depth=-1 (a stage less), "
-        "params=500k (budget), or several joined by commas",
+        help="network: same (default), or one of use-net, mobile-use-net, noothout-unet, noothout-resnet, dilated, "
+        "enet, espnet, mobilenetv2, resnet18, ra-unet, pspnet, deeplabv3plus, unetplusplus, resnext101, fcn-resnet101, "
+        "external; and changes of it, or of the base plans' network: width=0.25, depth=-1 (a stage less), blocks=0.5, "
+        "decoder=1, params=500k (budget); joined by commas",
     )
+    add(
+        "--student-arg",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="arguments of the network's class, for example dropout=0.2",
+    )
+    add("--params", metavar="N", help="budget of parameters, as 500k or 1.5M; the same as params= in --student")
+    add("--latency-budget", type=float, metavar="MS", help="milliseconds for one patch: width and depth are searched")
+    add("-device", default="cpu", choices=("cpu", "cuda", "mps"), help="device for --latency-budget; default: cpu")
+    add("--weights", metavar="FILE", help="local file of weights to start from (tensors only); nothing is downloaded")
     add("--role", choices=("teacher", "student"), help="which trainers the plans are for; default: student")
     add(
         "--set",
@@ -51,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="values of the kd block, for example schedule.num_epochs=100",
     )
     add("--batch_size", type=int, metavar="N", help="batch size of the configurations; default: the base plans'")
+    add("--patch_size", type=int, nargs="+", metavar="N", help="patch size of the configurations; one number per axis")
     add("-o", metavar="NAME", help="name of the new plans; default: PLANSKD_SPEC, as in nnUNetPlansKD_width0p25")
     add(
         "--list-taps",
@@ -69,6 +87,9 @@ def run(args: argparse.Namespace) -> None:
     from nnunet_kd.files import load_json_file, write_json
     from nnunet_kd.planning import plans as planning
     from nnunet_kd.planning import recipes
+    from nnunet_kd.planning.patch import check_patch
+    from nnunet_kd.planning.student import parse_arguments
+    from nnunet_kd.planning.weights import initial_weights
 
     if args.batch_size is not None and args.batch_size < 1:
         raise UserError(f"--batch_size {args.batch_size}: expected at least 1.")
@@ -85,28 +106,88 @@ def run(args: argparse.Namespace) -> None:
 
     recipe = recipes.load_recipe(args.recipe) if args.recipe else None
     teachers = [recipes.parse_teacher(t, results) for t in args.teachers]
-    config = recipes.make_kd_block(recipe, args.role, args.p, args.student, teachers, args.set, args.tr)
+    student = join_params(args.student, args.params)
+    config = recipes.make_kd_block(recipe, args.role, args.p, student, teachers, args.set, args.tr)
+    arguments = parse_arguments(args.student_arg)
+
+    def compose(name: str, config: "KDConfig") -> dict[str, Any]:
+        return planning.compose_plans(
+            base, name, chosen, config, dataset_json, args.batch_size, args.patch_size, arguments
+        )
+
+    candidates = None
+    if args.latency_budget is not None:
+        config, candidates = search_latency(args.latency_budget, args.device, chosen, config, dataset_json, compose)
     name = planning.check_plans_name(args.o or planning.default_plans_name(args.p, config))
     file = preprocessed / f"{name}.json"
     if not args.list_taps:
         planning.check_target(file, args.p, args.overwrite)
 
-    plans = planning.compose_plans(base, name, chosen, config, dataset_json, args.batch_size)
+    plans = compose(name, config)
+    for c in order:
+        check_patch(PlansManager(plans), c, dataset_json)
     if args.list_taps:
         print(
             "\n\n".join(taps(PlansManager(base), PlansManager(plans), c, dataset_json, config, results) for c in order)
         )
         return
+    weights = initial_weights(Path(args.weights), plans, order, dataset_json) if args.weights else {}
     tables, missing = compare(PlansManager(base), PlansManager(plans), order, dataset_json, config, results)
     write_json(file, plans)
+    weight_files = {c: w.write(preprocessed, name) for c, w in weights.items()}
 
+    if candidates:
+        print(candidates)
     print(f"Wrote {file}")
+    for c, w in weights.items():
+        print(f"Wrote {weight_files[c]}: {w.loaded} of {w.total} tensors are from {args.weights}")
     if recipe:
         print("\n".join([f"Recipe {recipe.name}: {recipe.source}", *(f"  - {n}" for n in recipe.notes)]))
     print(tables)
     for note in notes(PlansManager(plans), order, config, preprocessed, args.d, results):
         print(f"\nNote: {note}")
-    print("\n" + next_commands(PlansManager(plans), order, config, args.d, missing))
+    print("\n" + next_commands(PlansManager(plans), order, config, args.d, missing, weight_files))
+
+
+def join_params(student: str | None, params: str | None) -> str | None:
+    """``--student`` with the budget of ``--params``."""
+    from nnunet_kd.planning.student import parse_number
+
+    if params is None:
+        return student
+    parse_number(params)
+    return f"params={params}" if student in (None, "same") else f"{student},params={params}"
+
+
+def search_latency(
+    budget_ms: float,
+    device_name: str,
+    chosen: Sequence[str],
+    config: "KDConfig",
+    dataset_json: dict[str, Any],
+    compose: Callable[[str, "KDConfig"], dict[str, Any]],
+) -> "tuple[KDConfig, str]":
+    """The ``"kd"`` block with the student that keeps the budget, and the table of candidates."""
+    from nnunet_kd.environment import torch_device
+    from nnunet_kd.errors import UserError
+    from nnunet_kd.planning import latency
+    from nnunet_kd.planning.student import format_student, parse_student
+
+    if budget_ms <= 0:
+        raise UserError(f"--latency-budget {budget_ms:g}: expected milliseconds, greater than 0.")
+    if len(chosen) != 1:
+        raise UserError("--latency-budget: is for one configuration; name it with -c.")
+    device = torch_device(device_name)
+
+    def with_student(spec: "StudentSpec") -> "KDConfig":
+        student = replace(config.student, architecture=format_student(spec))
+        return replace(config, student=student)
+
+    def run(spec: "StudentSpec") -> "latency.Timed":
+        return latency.time_patch(compose("candidate", with_student(spec)), chosen[0], dataset_json, device)
+
+    spec, timed = latency.search(parse_student(config.student.architecture), budget_ms, run, f"-c {chosen[0]}")
+    return with_student(spec), latency.format_timed(timed, spec, device)
 
 
 def compare(
@@ -200,6 +281,8 @@ def notes(
         if not (preprocessed / identifier).is_dir():
             command = f"nnUNetv2_preprocess -d {dataset} -plans_name {config.base_plans} -c {c}"
             result.append(f"{preprocessed / identifier} is missing; preprocess with: {command}")
+        if plans.get_configuration(c).network_arch_class_name.startswith("nnunet_kd."):
+            result.append(f"checkpoints of {c} need the package nnunet_kd at prediction, not its trainers.")
         previous = plans.get_configuration(c).previous_stage_name
         if previous:
             result.append(f"{c} refines the prediction of {previous}, whose cost comes on top.")
@@ -236,7 +319,12 @@ def uses_unlabeled(config: "KDConfig") -> bool:
 
 
 def next_commands(
-    plans: "PlansManager", order: Sequence[str], config: "KDConfig", dataset: str, missing: Sequence[str]
+    plans: "PlansManager",
+    order: Sequence[str],
+    config: "KDConfig",
+    dataset: str,
+    missing: Sequence[str],
+    weight_files: Mapping[str, Path],
 ) -> str:
     """The commands that lead from the plans to a prediction, in order."""
     p = plans.plans_name
@@ -250,7 +338,8 @@ def next_commands(
                 lines.append(f"  nnUNetv2_kd preprocess-unlabeled -d {dataset} -c {c} -p {p}")
             if reads_soft_labels(config):
                 lines.append(f"  nnUNetv2_kd softlabels -d {dataset} -c {c} -p {p}")
-        lines.append(f"  nnUNetv2_train {dataset} {c} FOLD -tr {trainer} -p {p}")
+        start = f" -pretrained_weights {weight_files[c]}" if c in weight_files else ""
+        lines.append(f"  nnUNetv2_train {dataset} {c} FOLD -tr {trainer} -p {p}{start}")
         if config.role == "student":
             previous = plans.get_configuration(c).previous_stage_name
             cascade = f" -prev_stage_predictions OUTPUT_OF_{previous}" if previous else ""

@@ -73,7 +73,7 @@ def count_windows(plans_manager: PlansManager, configuration: str, step_size: fl
 
 def count_parameters(plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any]) -> int:
     """Parameters of the network that a plans dictionary describes, counted on the built network."""
-    network = build_on(PlansManager(plans), configuration, dataset_json, STOCK_TRAINER, "meta")
+    network = build_for_planning(PlansManager(plans), configuration, dataset_json, STOCK_TRAINER, "meta")
     return sum(p.numel() for p in network.parameters())
 
 
@@ -106,10 +106,10 @@ def measure(
     return PredictionCost(network, parameters, flops, windows, len(patch), folds, mirrored)
 
 
-def build_on(
+def build_for_planning(
     plans_manager: PlansManager, configuration: str, dataset_json: dict, trainer: str, device: str
 ) -> torch.nn.Module:
-    """Builds a network on a device; ``meta`` has shapes and no values."""
+    """The network of a configuration with random weights, or without values on the device ``meta``."""
     with contextlib.redirect_stdout(None), torch.device(device):
         return build_network(plans_manager, configuration, dataset_json, trainer)
 
@@ -117,7 +117,7 @@ def build_on(
 def _count(
     plans_manager: PlansManager, configuration: str, dataset_json: dict, trainer: str, device: str
 ) -> tuple[int, int]:
-    network = build_on(plans_manager, configuration, dataset_json, trainer, device).eval()
+    network = build_for_planning(plans_manager, configuration, dataset_json, trainer, device).eval()
     cm = plans_manager.get_configuration(configuration)
     channels = determine_num_input_channels(plans_manager, cm, dataset_json)
     with FlopCounterMode(display=False) as counter, torch.no_grad():

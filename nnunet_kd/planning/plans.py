@@ -1,7 +1,7 @@
 """KD plans: base plans with scaled networks and a ``"kd"`` block, for the same preprocessed data."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,8 @@ def compose_plans(
     config: KDConfig,
     dataset_json: dict[str, Any],
     batch_size: int | None = None,
+    patch_size: Sequence[int] | None = None,
+    arguments: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """KD plans from base plans.
 
@@ -98,9 +100,11 @@ def compose_plans(
         config: the ``"kd"`` block; ``config.student.architecture`` says how networks are scaled.
         dataset_json: gives input channels and classes, for a budget of parameters.
         batch_size: replaces the batch size of the chosen configurations.
+        patch_size: replaces their patch size.
+        arguments: arguments of the student's class that are set directly.
 
     Raises:
-        UserError: for configurations that are missing and networks that cannot be scaled as asked.
+        UserError: for configurations that are missing and networks that cannot be changed as asked.
     """
     plans = deepcopy(base)
     ancestors = _ancestors(base)
@@ -111,8 +115,11 @@ def compose_plans(
         _keep_next_stages(configuration, kept)
         if batch_size is not None and c in chosen:
             configuration["batch_size"] = batch_size
+        if patch_size is not None and c in chosen:
+            configuration["patch_size"] = _check_patch_size(patch_size, PlansManager(base).get_configuration(c))
 
     spec = parse_student(config.student.architecture)
+    regions = PlansManager(base).get_label_manager(dataset_json).has_regions
     for c, configuration in configurations.items():
         if "architecture" not in configuration:
             continue
@@ -126,8 +133,17 @@ def compose_plans(
             return max(count_parameters(trial, user, dataset_json) for user in users)
 
         where = f"{base['plans_name']}, {c}"
-        configuration["architecture"] = student_architecture(configuration["architecture"], spec, count, where)
+        configuration["architecture"] = student_architecture(
+            configuration["architecture"], spec, count, where, arguments, regions
+        )
     return plans
+
+
+def _check_patch_size(patch_size: Sequence[int], configuration: ConfigurationManager) -> list[int]:
+    if len(patch_size) != len(configuration.patch_size) or min(patch_size) < 1:
+        now = " ".join(map(str, configuration.patch_size))
+        raise UserError(f"--patch_size {' '.join(map(str, patch_size))}: expected one number per axis, as in {now}.")
+    return list(patch_size)
 
 
 def _ancestors(plans: dict[str, Any]) -> dict[str, list[str]]:

@@ -1,18 +1,31 @@
-"""Student architectures as scaled copies of a plans file's ``architecture`` dictionary; pure functions."""
+"""Student architectures as changes of a plans file's ``architecture`` dictionary; pure functions."""
 
+import dataclasses
+import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 from nnunet_kd.errors import UserError
+from nnunet_kd.planning.families import FAMILIES, family_architecture, set_arguments
 
 # class -> its argument for the depth of an encoder stage
 BLOCKS_ARGUMENT = {"PlainConvUNet": "n_conv_per_stage", "ResidualEncoderUNet": "n_blocks_per_stage"}
 CHANNEL_MULTIPLE = 8
-FORMS = "same, width=0.25, depth=-1, params=500k, or several of the last three joined by commas"
+FORMS = (
+    "same, or a network and changes of it joined by commas: width=0.25, depth=-1, blocks=0.5, decoder=1, params=500k; "
+    f"networks: {', '.join(FAMILIES)}; none: the base plans'"
+)
+_PATTERNS = {
+    "width": r"\d*\.?\d+",
+    "depth": r"-\d+",
+    "blocks": r"\d*\.?\d+",
+    "decoder": r"[1-9]\d*",
+    "params": r"\d*\.?\d+[kKmM]?",
+}
 
 
 @dataclass(frozen=True)
@@ -20,71 +33,151 @@ class StudentSpec:
     """How a student differs from the network of the base plans.
 
     Attributes:
+        family: another network; None: that of the base plans.
         width: factor on the channels of every stage.
         removed_stages: lowest-resolution stages that are left out.
+        blocks: factor on the convolutions or blocks of every encoder stage.
+        decoder_convolutions: of every level of nnU-Net's decoder; None: as in the base plans.
         max_parameters: budget that replaces ``width``; None for no budget.
     """
 
+    family: str | None = None
     width: float = 1.0
     removed_stages: int = 0
+    blocks: float = 1.0
+    decoder_convolutions: int | None = None
     max_parameters: int | None = None
 
 
 def parse_student(text: str) -> StudentSpec:
-    """Reads ``same``, ``width=F``, ``depth=-N``, ``params=N[k|M]``, or several joined by commas.
+    """Reads ``same``, or a network's name and ``width=F``, ``depth=-N``, ``blocks=F``, ``decoder=N``,
+    ``params=N[k|M]``, some of them, joined by commas.
 
     Raises:
         UserError: for anything else, and for ``width`` beside ``params``.
     """
     if text.strip() == "same":
         return StudentSpec()
+    first, _, rest = text.partition(",")
+    family = first.strip() if first.strip() in FAMILIES else None
     values: dict[str, str] = {}
-    for part in text.split(","):
+    for part in text.split(",") if family is None else filter(None, rest.split(",")):
         key, _, value = (p.strip() for p in part.partition("="))
-        patterns = {"width": r"\d*\.?\d+", "depth": r"-\d+", "params": r"\d*\.?\d+[kKmM]?"}
-        if key in values or not re.fullmatch(patterns.get(key, "(?!)"), value):
+        if key in values or not re.fullmatch(_PATTERNS.get(key, "(?!)"), value):
             raise UserError(f"--student {text}: cannot read {part.strip()!r}; expected {FORMS}.")
         values[key] = value
     if {"width", "params"} <= set(values):
         raise UserError(f"--student {text}: params chooses the width itself; give one of the two.")
-    number = values.get("params", "")
-    scale = {"k": 1e3, "m": 1e6}.get(number[-1:].lower(), 1)
-    spec = StudentSpec(
+    for key in ("width", "blocks"):
+        if key in values and float(values[key]) <= 0:
+            raise UserError(f"--student {text}: {key} must be greater than 0.")
+    return StudentSpec(
+        family=family,
         width=float(values.get("width", 1)),
         removed_stages=-int(values.get("depth", 0)),
-        max_parameters=round(float(number.rstrip("kKmM")) * scale) if number else None,
+        blocks=float(values.get("blocks", 1)),
+        decoder_convolutions=int(values["decoder"]) if "decoder" in values else None,
+        max_parameters=parse_number(values["params"]) if "params" in values else None,
     )
-    if spec.width <= 0:
-        raise UserError(f"--student {text}: width must be greater than 0.")
-    return spec
+
+
+def parse_number(text: str) -> int:
+    """Reads ``350000``, ``500k`` or ``1.5M``.
+
+    Raises:
+        UserError: for anything else.
+    """
+    if not re.fullmatch(_PATTERNS["params"], text):
+        raise UserError(f"--params {text}: expected a number such as 350000, 500k or 1.5M.")
+    return round(float(text.rstrip("kKmM")) * {"k": 1e3, "m": 1e6}.get(text[-1].lower(), 1))
+
+
+def format_student(spec: StudentSpec) -> str:
+    """What :func:`parse_student` reads as ``spec``."""
+    parts = [
+        spec.family,
+        f"width={spec.width:g}" if spec.width != 1 else None,
+        f"depth={-spec.removed_stages}" if spec.removed_stages else None,
+        f"blocks={spec.blocks:g}" if spec.blocks != 1 else None,
+        f"decoder={spec.decoder_convolutions}" if spec.decoder_convolutions else None,
+        f"params={spec.max_parameters}" if spec.max_parameters is not None else None,
+    ]
+    return ",".join(p for p in parts if p) or "same"
+
+
+def parse_arguments(arguments: Sequence[str]) -> dict[str, Any]:
+    """Reads ``--student-arg KEY=VALUE``; VALUE is JSON, or else text.
+
+    Raises:
+        UserError: for one without ``=``.
+    """
+    result = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or not key.isidentifier():
+            raise UserError(f"--student-arg {argument}: expected KEY=VALUE, for example dropout=0.2.")
+        try:
+            result[key] = json.loads(value)
+        except json.JSONDecodeError:
+            result[key] = value
+    return result
 
 
 def student_architecture(
-    architecture: Mapping[str, Any], spec: StudentSpec, count: Callable[[dict[str, Any]], int], where: str = "plans"
+    architecture: Mapping[str, Any],
+    spec: StudentSpec,
+    count: Callable[[dict[str, Any]], int],
+    where: str = "plans",
+    arguments: Mapping[str, Any] | None = None,
+    regions: bool = False,
 ) -> dict[str, Any]:
-    """Architecture of the student: first fewer stages, then fewer channels.
+    """Architecture of the student: the network, then single arguments, fewer stages, blocks, channels.
 
     Args:
         architecture: ``architecture`` of a configuration: class name, arguments, arguments that are imported.
         spec: what to change; with nothing to change, any class is accepted.
         count: parameters of the network that an architecture describes; called for a budget only.
         where: file and configuration, for messages.
+        arguments: arguments of the network's class that are set directly; what ``spec`` changes is changed after.
+        regions: the data set's labels are regions.
 
     Raises:
-        UserError: for a class that cannot be scaled, too few stages, or a budget that nothing fits into.
+        UserError: for a class that cannot be changed so, too few stages, or a budget that nothing fits into.
     """
-    if spec == StudentSpec():
+    if spec == StudentSpec() and not arguments:
         return deepcopy(dict(architecture))
-    module, _, name = architecture["network_class_name"].rpartition(".")
-    if name not in BLOCKS_ARGUMENT or not module.startswith("dynamic_network_architectures."):
-        raise UserError(
-            f"{where}: {architecture['network_class_name']} cannot be scaled, only {' and '.join(BLOCKS_ARGUMENT)} "
-            "can; use --student same."
-        )
+    if spec.family is None:
+        module, _, name = architecture["network_class_name"].rpartition(".")
+        if name not in BLOCKS_ARGUMENT or not module.startswith("dynamic_network_architectures."):
+            raise UserError(
+                f"{where}: {architecture['network_class_name']} cannot be scaled, only {' and '.join(BLOCKS_ARGUMENT)} "
+                "can; use --student same."
+            )
+    else:
+        architecture = family_architecture(spec.family, architecture, where, regions)
+    architecture = set_arguments(architecture, arguments or {}, spec.family, where)
+    changes = dataclasses.replace(spec, family=None)
+    if changes == StudentSpec():
+        return architecture
+    _check_changes(architecture, spec, where)
     smaller = remove_stages(architecture, spec.removed_stages, where)
+    smaller = scale_blocks(smaller, spec.blocks, spec.decoder_convolutions)
     if spec.max_parameters is not None:
         return fit_to_budget(smaller, spec.max_parameters, count, where)
     return scale_width(smaller, spec.width)
+
+
+def _check_changes(architecture: Mapping[str, Any], spec: StudentSpec, where: str) -> None:
+    kwargs = architecture["arch_kwargs"]
+    impossible = {
+        "width and params": "features_per_stage" not in kwargs and (spec.width != 1 or spec.max_parameters is not None),
+        "depth": bool(spec.removed_stages and spec.family and FAMILIES[spec.family].fixed_stages),
+        "blocks": spec.blocks != 1 and not set(BLOCKS_ARGUMENT.values()) & set(kwargs),
+        "decoder": spec.decoder_convolutions is not None and "n_conv_per_stage_decoder" not in kwargs,
+    }
+    for change, is_impossible in impossible.items():
+        if is_impossible:
+            raise UserError(f"{where}: {spec.family} cannot be changed by {change}; leave that out.")
 
 
 def remove_stages(architecture: Mapping[str, Any], number: int, where: str = "plans") -> dict[str, Any]:
@@ -102,21 +195,41 @@ def remove_stages(architecture: Mapping[str, Any], number: int, where: str = "pl
     for key in ("features_per_stage", "kernel_sizes", "strides", "bottleneck_channels", *BLOCKS_ARGUMENT.values()):
         if isinstance(arguments.get(key), list | tuple):
             arguments[key] = arguments[key][: stages - number]
-    if isinstance(arguments["n_conv_per_stage_decoder"], list | tuple):  # starts at the lowest resolution
+    if isinstance(arguments.get("n_conv_per_stage_decoder"), list | tuple):  # starts at the lowest resolution
         arguments["n_conv_per_stage_decoder"] = arguments["n_conv_per_stage_decoder"][number:]
+    return result
+
+
+def scale_blocks(
+    architecture: Mapping[str, Any], factor: float, decoder_convolutions: int | None = None
+) -> dict[str, Any]:
+    """Multiplies the convolutions or blocks of every encoder stage, at least 1; sets those of the decoder's levels."""
+
+    def scale(number: Any) -> Any:
+        if isinstance(number, list | tuple):
+            return [scale(n) for n in number]
+        return max(1, math.floor(number * factor + 0.5)) if number else number
+
+    result = deepcopy(dict(architecture))
+    arguments = result["arch_kwargs"]
+    for key in BLOCKS_ARGUMENT.values():
+        if key in arguments:
+            arguments[key] = scale(arguments[key])
+    if decoder_convolutions is not None:
+        arguments["n_conv_per_stage_decoder"] = [decoder_convolutions] * (arguments["n_stages"] - 1)
     return result
 
 
 def scale_width(architecture: Mapping[str, Any], width: float) -> dict[str, Any]:
     """Multiplies the channels of every stage by ``width``, in multiples of 8, at least 8.
 
-    A width of at most 1 never widens a stage.
+    A width of at most 1 never widens a stage, and 0, a stage without features, stays.
     """
 
     def scale(channels: Any) -> Any:
         if isinstance(channels, list | tuple):
             return [scale(c) for c in channels]
-        if channels is None or width == 1:
+        if not channels or width == 1:
             return channels
         rounded = max(1, math.floor(channels * width / CHANNEL_MULTIPLE + 0.5)) * CHANNEL_MULTIPLE
         return min(rounded, channels) if width < 1 else rounded
@@ -128,6 +241,27 @@ def scale_width(architecture: Mapping[str, Any], width: float) -> dict[str, Any]
     return result
 
 
+def widths(architecture: Mapping[str, Any]) -> list[float]:
+    """All factors up to 1 that give different widths, ascending."""
+    features = architecture["arch_kwargs"]["features_per_stage"]
+    features = features if isinstance(features, list | tuple) else [features]
+    return sorted({1.0, *(k * CHANNEL_MULTIPLE / f for f in features for k in range(1, f // CHANNEL_MULTIPLE + 1))})
+
+
+def widest(factors: Sequence[float], fits: Callable[[float], bool]) -> float | None:
+    """The largest of ascending factors that fits, by bisection; None when the first does not."""
+    if not fits(factors[0]):
+        return None
+    low, high = 0, len(factors) - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        if fits(factors[middle]):
+            low = middle
+        else:
+            high = middle - 1
+    return factors[low]
+
+
 def fit_to_budget(
     architecture: Mapping[str, Any], budget: int, count: Callable[[dict[str, Any]], int], where: str = "plans"
 ) -> dict[str, Any]:
@@ -136,21 +270,13 @@ def fit_to_budget(
     Raises:
         UserError: when even the narrowest has more, with its number.
     """
-    features, stages = architecture["arch_kwargs"]["features_per_stage"], architecture["arch_kwargs"]["n_stages"]
-    features = features if isinstance(features, list | tuple) else [features]
-    steps = (k * CHANNEL_MULTIPLE / f for f in features for k in range(1, f // CHANNEL_MULTIPLE + 1))
-    widths = sorted({1.0, *steps})
-    smallest = count(scale_width(architecture, widths[0]))
-    if smallest > budget:
+    factors = widths(architecture)
+    width = widest(factors, lambda w: count(scale_width(architecture, w)) <= budget)
+    if width is None:
+        smallest = count(scale_width(architecture, factors[0]))
+        stages = architecture["arch_kwargs"]["n_stages"]
         raise UserError(
             f"{where}: params={budget} is too small, the narrowest network with {stages} stages has {smallest} "
             "parameters; ask for more, or remove stages with depth=-1."
         )
-    low, high = 0, len(widths) - 1
-    while low < high:
-        middle = (low + high + 1) // 2
-        if count(scale_width(architecture, widths[middle])) <= budget:
-            low = middle
-        else:
-            high = middle - 1
-    return scale_width(architecture, widths[low])
+    return scale_width(architecture, width)

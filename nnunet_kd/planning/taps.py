@@ -10,7 +10,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_kd.errors import UserError
 from nnunet_kd.feature_taps import choose_pairs, feature_names, measure_features, measure_layers
 from nnunet_kd.loss_terms import Features
-from nnunet_kd.planning.cost import build_on
+from nnunet_kd.planning.cost import build_for_planning
 
 _HEADER = ("feature", "channels", "size", "layer")
 NO_NAMES = "(features of this network have no names; use the paths of its layers)"
@@ -65,9 +65,9 @@ def list_taps(
     inputs = determine_num_input_channels(plans_manager, plans_manager.get_configuration(configuration), dataset_json)
     shape = (inputs, *patch)
     try:
-        return _measure(network, build_on(plans_manager, configuration, dataset_json, trainer, "meta"), shape)
+        return _measure(network, build_for_planning(plans_manager, configuration, dataset_json, trainer, "meta"), shape)
     except (NotImplementedError, UserError):  # a network that needs values, not only shapes
-        return _measure(network, build_on(plans_manager, configuration, dataset_json, trainer, "cpu"), shape)
+        return _measure(network, build_for_planning(plans_manager, configuration, dataset_json, trainer, "cpu"), shape)
 
 
 def _measure(name: str, network: Any, shape: Sequence[int]) -> TapList:

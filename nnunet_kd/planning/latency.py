@@ -1,0 +1,134 @@
+"""Students that keep a budget of milliseconds: built and timed on the device that is asked for."""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_kd.errors import UserError
+from nnunet_kd.planning.cost import STOCK_TRAINER, build_for_planning
+from nnunet_kd.planning.families import FAMILIES
+from nnunet_kd.planning.student import StudentSpec, format_student, widest
+
+WIDTHS = (0.03125, 0.0625, 0.125, 0.1875, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
+MAX_REMOVED_STAGES = 2
+WARM_UP, REPEATS = 2, 5
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One candidate: median milliseconds for a forward pass of one patch, and its parameters."""
+
+    spec: StudentSpec
+    latency_ms: float
+    parameters: int
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+@torch.inference_mode()
+def time_network(network: torch.nn.Module, x: torch.Tensor, repeats: int = REPEATS) -> float:
+    """Median milliseconds of a forward pass, after two that are not counted.
+
+    Args:
+        network: in evaluation mode, on the device of ``x``.
+        x: input.
+        repeats: passes that are timed.
+    """
+    times = []
+    for i in range(WARM_UP + repeats):
+        synchronize(x.device)
+        start = time.perf_counter()
+        network(x)
+        synchronize(x.device)
+        if i >= WARM_UP:
+            times.append(1000 * (time.perf_counter() - start))
+    return statistics.median(times)
+
+
+def time_patch(plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any], device: torch.device) -> Timed:
+    """Times one patch of a configuration as ``nnUNetv2_predict`` would run it (float16 autocast on CUDA).
+
+    The ``spec`` of the result is that of unchanged plans.
+    """
+    manager = PlansManager(plans)
+    cm = manager.get_configuration(configuration)
+    network = build_for_planning(manager, configuration, dataset_json, STOCK_TRAINER, "cpu").to(device).eval()
+    x = torch.zeros(1, determine_num_input_channels(manager, cm, dataset_json), *cm.patch_size, device=device)
+    with torch.autocast(device.type, enabled=device.type == "cuda"):
+        latency_ms = time_network(network, x)
+    return Timed(StudentSpec(), latency_ms, sum(p.numel() for p in network.parameters()))
+
+
+def search(
+    spec: StudentSpec, budget_ms: float, run: Callable[[StudentSpec], Timed], where: str
+) -> tuple[StudentSpec, list[Timed]]:
+    """For every depth the widest candidate within the budget; of these the one with most parameters.
+
+    Latency is taken to rise with the width. Candidates that cannot be built (too few stages) are left out.
+
+    Args:
+        spec: network and what the user has fixed; a budget of parameters bounds the candidates too.
+        budget_ms: milliseconds for one patch.
+        run: builds and times a candidate.
+        where: plans and configuration, for messages.
+
+    Returns:
+        The chosen specification and all that were timed, in the order of timing.
+
+    Raises:
+        UserError: when nothing fits, with the fastest that was tried.
+    """
+    if spec.width != 1 or spec.removed_stages:
+        raise UserError("--latency-budget: chooses width and depth itself; leave both out of --student.")
+    if spec.family and FAMILIES[spec.family].network == "ExternalNetwork":
+        raise UserError(f"--latency-budget: {spec.family} cannot be made smaller; choose another network.")
+    timed: list[Timed] = []
+    best: list[Timed] = []
+
+    def fits(removed: int, width: float) -> bool:
+        candidate = dataclasses.replace(spec, width=width, removed_stages=removed, max_parameters=None)
+        result = dataclasses.replace(run(candidate), spec=candidate)
+        timed.append(result)
+        small = spec.max_parameters is None or result.parameters <= spec.max_parameters
+        good = small and result.latency_ms <= budget_ms
+        if good:
+            best.append(result)
+        return good
+
+    for removed in range(1 + (0 if spec.family and FAMILIES[spec.family].fixed_stages else MAX_REMOVED_STAGES)):
+        try:
+            widest(WIDTHS, lambda width, removed=removed: fits(removed, width))  # type: ignore[misc]
+        except UserError:
+            if not removed:
+                raise
+            break
+    if not best:
+        fastest = min(timed, key=lambda t: t.latency_ms)
+        raise UserError(
+            f"{where}: nothing fits into {budget_ms:g} ms"
+            f"{'' if spec.max_parameters is None else f' and {spec.max_parameters} parameters'}; the fastest was "
+            f"{format_student(fastest.spec)} with {fastest.latency_ms:.1f} ms and {fastest.parameters} parameters."
+        )
+    return max(best, key=lambda t: t.parameters).spec, timed
+
+
+def format_timed(timed: Sequence[Timed], chosen: StudentSpec, device: torch.device) -> str:
+    """What was timed, as aligned text; the chosen one is marked."""
+    lines = [f"Candidates timed on {device} (median of {REPEATS}, one patch, batch size 1):"]
+    for t in timed:
+        mark = "*" if t.spec == chosen else " "
+        lines.append(f"{mark} {format_student(t.spec):<40} {t.latency_ms:10.2f} ms {t.parameters:12,} parameters")
+    return "\n".join(lines)

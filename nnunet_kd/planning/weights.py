@@ -1,0 +1,51 @@
+"""Weights of a local file as what ``nnUNetv2_train -pretrained_weights`` reads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_kd.errors import UserError
+from nnunet_kd.files import write_whole
+from nnunet_kd.networks.external import load_weights
+from nnunet_kd.planning.cost import STOCK_TRAINER, build_for_planning
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """Weights of a whole network, of which ``loaded`` out of ``total`` tensors come from a file."""
+
+    configuration: str
+    state: dict[str, torch.Tensor]
+    loaded: int
+    total: int
+
+    def write(self, folder: Path, plans_name: str) -> Path:
+        """Writes ``PLANS_CONFIGURATION_initial.pth`` and returns its path."""
+        file = folder / f"{plans_name}_{self.configuration}_initial.pth"
+        write_whole(file, lambda temporary: torch.save({"network_weights": self.state}, temporary))
+        return file
+
+
+def initial_weights(
+    file: Path, plans: dict[str, Any], configurations: Sequence[str], dataset_json: dict[str, Any]
+) -> dict[str, InitialWeights]:
+    """Networks of configurations with the weights of a file, wherever name and shape fit; the rest is random.
+
+    Raises:
+        UserError: when the file is missing or unreadable, or nothing in it fits.
+    """
+    if not file.is_file():
+        raise UserError(f"--weights {file}: no such file; weights are not downloaded.")
+    result = {}
+    for c in configurations:
+        network = build_for_planning(PlansManager(plans), c, dataset_json, STOCK_TRAINER, "cpu")
+        try:
+            loaded, total = load_weights(network, file)
+        except ValueError as err:
+            raise UserError(f"--weights {err}.") from err
+        result[c] = InitialWeights(c, network.state_dict(), loaded, total)
+    return result
