@@ -296,8 +296,8 @@ def notes(
     for teacher in config.cross_teaching.teachers:
         if teacher != "same" and not (preprocessed / f"{teacher}.json").is_file():
             result.append(
-                f"{teacher}.json is missing, whose network cross_teaching.teachers names; make it with: nnUNetv2_kd plan "
-                f"-d {dataset} -c {' '.join(order)} --role teacher -o {teacher} --student ..."
+                f"{teacher}.json is missing, whose network cross_teaching.teachers names; make it with: "
+                f"nnUNetv2_kd plan -d {dataset} -c {' '.join(order)} --role teacher -o {teacher} --student ..."
             )
     if config.teachers and len(order) > 1:
         result.append(f"these teachers teach every configuration of {plans.plans_name}; -c keeps only one.")
