@@ -10,7 +10,9 @@ from nnunet_kd.errors import exit_on_user_error
 
 COMMANDS = {
     "plan": "write plans for a student or a teacher, compare the two, print the next commands",
+    "preprocess-unlabeled": "preprocess images without labels, for students and cross-teaching",
     "softlabels": "export, import or verify the soft labels of an ensemble",
+    "predict": "coarse-to-fine prediction: a coarse network finds the box that a fine one segments",
     "evaluate": "compare predictions with references: overlap, volumes, surface distances",
     "benchmark": "measure models against each other: time, memory, processor, parameters, FLOPs",
     "report": "compare methods on the same cases: one page with tables, tests, figures and pictures",
@@ -28,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, text in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         if name in argv[:1]:
-            module = importlib.import_module(f"nnunet_kd.commands.{name}")
+            module = importlib.import_module(f"nnunet_kd.commands.{name.replace('-', '_')}")
             module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)
     args = parser.parse_args(argv)

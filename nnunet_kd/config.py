@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from nnunet_kd.cross_teaching_terms import CrossTeaching
 from nnunet_kd.errors import UserError
+from nnunet_kd.loss_terms import Features, Term, active_feature_terms
 from nnunet_kd.schema import block, from_dict, number, value
-
-Ramp = Literal["none", "linear", "gaussian"]
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,16 @@ class Optimizer:
 class HardLoss:
     """Loss against the reference segmentation."""
 
-    name: Literal["dice_ce", "dice", "ce"] = value("dice_ce", "nnU-Net's Dice + cross-entropy, or one of the two")
+    name: Literal["dice_ce", "dice", "ce", "dice_lovasz", "dice_focal"] = value(
+        "dice_ce", "nnU-Net's Dice + cross-entropy, or one of the two; nnU-Net's Dice + Lovasz or focal loss"
+    )
     weight: float = number(1.0, "weight in the training loss of a student", minimum=0)
+    dice_weight: float = number(1.0, "weight of the Dice part within the loss", minimum=0)
+    other_weight: float = number(1.0, "weight of the part beside Dice within the loss", minimum=0)
+    focal_gamma: float = number(2.0, "focusing parameter of the focal loss", minimum=0)
+    focal_alpha: float = number(
+        0.5, "weight of foreground in the focal loss; background has the rest", minimum=0, maximum=1
+    )
 
 
 @dataclass(frozen=True)
@@ -128,15 +136,6 @@ class Store:
 
 
 @dataclass(frozen=True)
-class Term:
-    """Weight and ramp of one distillation term; weight 0 switches it off."""
-
-    weight: float = number(0.0, "weight in the training loss; 0 switches the term off", minimum=0)
-    ramp: Ramp = value("none", "how the weight rises: at once, linearly, or as exp(-5 (1 - t)^2)")
-    ramp_length: float = number(1.0, "fraction of the training over which the weight rises", above=0, maximum=1)
-
-
-@dataclass(frozen=True)
 class KLTerm(Term):
     """Kullback-Leibler divergence with temperature (Hinton et al. 2015)."""
 
@@ -163,7 +162,7 @@ class SoftDiceTerm(Term):
 
 @dataclass(frozen=True)
 class Distillation:
-    """Terms between the student's output and the soft labels."""
+    """Terms between the student's output and the teachers' probabilities, stored or predicted in memory."""
 
     kl: KLTerm = block(KLTerm, "Kullback-Leibler divergence, nats per voxel")
     mse: Term = block(Term, "mean squared error of probabilities (Noothout et al. 2022)")
@@ -173,9 +172,65 @@ class Distillation:
 
 
 @dataclass(frozen=True)
+class Unlabeled:
+    """Unlabeled cases in the training of a student."""
+
+    fraction: float = number(
+        0.0,
+        "share of each batch that comes from unlabeled cases (nnUNetv2_kd preprocess-unlabeled), rounded to whole "
+        "cases, at least one of them and at least one labeled one; they enter the soft-label terms only",
+        minimum=0,
+        maximum=1,
+    )
+    voxel_weight: Literal["none", "confidence", "entropy"] = value(
+        "none",
+        "weight of the unlabeled cases' voxels in the soft-label terms; none: 1; confidence: (C max t - 1) / (C - 1); "
+        "entropy: 1 - H(t) / log C, with the teachers' probabilities t of C classes",
+    )
+
+
+@dataclass(frozen=True)
+class MultiTeacher:
+    """How nnUNetTrainerKDMultiTeacher weighs its teachers (Ben Loussaief et al. 2023)."""
+
+    weights: Literal["uniform", "paper", "inverse", "fixed"] = value(
+        "uniform",
+        "uniform: all alike; per batch, from each teacher's Dice loss against the reference: paper (worse teachers "
+        "weigh more, as printed) or inverse (better ones do); fixed: fixed_weights",
+    )
+    fixed_weights: tuple[float, ...] = value((), "one for each teacher network, in their order; they are normalised")
+    source: Literal["online", "stored"] = value(
+        "online", "online: the teachers are in memory; stored: one soft-label store per teacher, prediction terms only"
+    )
+
+    def check(self, path: str) -> None:
+        """Fixed weights belong to ``fixed``, are not negative and not all 0.
+
+        Raises:
+            UserError: names the key.
+        """
+        if bool(self.fixed_weights) != (self.weights == "fixed"):
+            raise UserError(
+                f"{path}.fixed_weights: found {list(self.fixed_weights)}, which belong to weights fixed only."
+            )
+        if self.fixed_weights and not (min(self.fixed_weights) >= 0 and 0 < sum(self.fixed_weights) < float("inf")):
+            raise UserError(
+                f"{path}.fixed_weights: found {list(self.fixed_weights)}, expected numbers >= 0, not all 0."
+            )
+
+
+@dataclass(frozen=True)
 class Student:
     """The network that is distilled."""
 
+    trainer: Literal[
+        "nnUNetTrainerKDEnsemble",
+        "nnUNetTrainerKDFeature",
+        "nnUNetTrainerKDMultiTeacher",
+        "nnUNetTrainerKDCrossTeaching",
+    ] = value(
+        "nnUNetTrainerKDEnsemble", "trainer in the commands that nnUNetv2_kd plan prints; any may be given to -tr"
+    )
     architecture: str = value("same", "how the plans' network was derived from the base plans; for the record")
     start: Literal["random", "best_member"] = value(
         "random",
@@ -207,8 +262,27 @@ class KDConfig:
     default_teacher: str = value("nnUNetTrainer", "trainer of the teachers that an empty list stands for")
     ensemble: Ensemble = block(Ensemble, "how teachers predict and are combined")
     store: Store = block(Store, "soft labels on disk")
-    distillation: Distillation = block(Distillation, "terms between student and soft labels")
+    distillation: Distillation = block(
+        Distillation, "terms between the student's output and the teachers' probabilities"
+    )
+    features: Features = block(Features, "terms between features of student and teacher")
+    multi_teacher: MultiTeacher = block(MultiTeacher, "how several teachers are weighed")
+    unlabeled: Unlabeled = block(Unlabeled, "unlabeled cases in the training of a student")
+    cross_teaching: CrossTeaching = block(CrossTeaching, "networks that are trained together")
     student: Student = block(Student, "the network that is distilled")
+
+    def check(self, path: str) -> None:
+        """Stored soft labels have no features.
+
+        Raises:
+            UserError: says which keys contradict each other.
+        """
+        if self.multi_teacher.source == "stored" and (active := active_feature_terms(self.features)):
+            weights = " and ".join(f"features.{name}.weight" for name in active)
+            raise UserError(
+                f"{path}.multi_teacher.source: stored soft labels have no features; set {weights} to 0, or the source "
+                "to online."
+            )
 
     @classmethod
     def from_plans(cls, plans: Mapping[str, Any]) -> "KDConfig":

@@ -11,12 +11,15 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 
-def append_curves(progress_png: Path, curves: Mapping[str, Sequence[float]]) -> None:
-    """Adds one panel with a curve per loss term at the bottom of nnU-Net's ``progress.png``.
+def append_curves(
+    progress_png: Path, curves: Mapping[str, Sequence[float]], meaning: str = "weighted loss term"
+) -> None:
+    """Adds one panel with a curve per loss term, or other value, at the bottom of nnU-Net's ``progress.png``.
 
     Args:
         progress_png: the file as nnU-Net has just drawn it.
         curves: name -> one value per epoch.
+        meaning: what the values are, beside the axis.
     """
     above = plt.imread(progress_png)
     dpi = 100
@@ -24,7 +27,7 @@ def append_curves(progress_png: Path, curves: Mapping[str, Sequence[float]]) -> 
         figure, axes = plt.subplots(figsize=(above.shape[1] / dpi, 16), dpi=dpi)
         for name, values in curves.items():
             axes.plot(range(len(values)), values, linewidth=4, label=name)
-        axes.set(xlabel="epoch", ylabel="weighted loss term")
+        axes.set(xlabel="epoch", ylabel=meaning)
         axes.grid(visible=True, alpha=0.4)
         axes.legend(loc="upper right")
         canvas = FigureCanvasAgg(figure)

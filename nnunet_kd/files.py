@@ -17,17 +17,22 @@ def write_whole(target: Path, save: Callable[[Path], Any]) -> None:
     Raises:
         UserError: when the file cannot be written; nothing is left of it then.
     """
-    temporary = target.with_name(f".{uuid.uuid4().hex}{target.suffix}")
+    temporary = target.with_name(f".{uuid.uuid4().hex}{''.join(target.suffixes)}")  # writers look at the whole ending
     try:
         save(temporary)
-        with temporary.open("rb") as f:
-            os.fsync(f.fileno())
+        sync_to_disk(temporary)
         os.replace(temporary, target)
     except OSError as err:
         reason = err.strerror or err
         raise UserError(f"{target}: cannot be written ({reason}); free some space or mend the permissions.") from err
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_to_disk(file: Path) -> None:
+    """Returns when the file's content is on the disk."""
+    with file.open("rb") as f:
+        os.fsync(f.fileno())
 
 
 def write_json(target: Path, content: Any) -> None:

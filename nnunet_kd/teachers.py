@@ -196,6 +196,26 @@ def build_network(
     )
 
 
+def load_network(model: TeacherModel, fold: int | str, device: torch.device) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """One frozen teacher on ``device``, in evaluation mode and without deep supervision, and its checkpoint.
+
+    Raises:
+        UserError: when the checkpoint does not fit the network that its plans describe.
+    """
+    checkpoint = load_checkpoint_file(model.checkpoint_file(fold))
+    with contextlib.redirect_stdout(None):  # nnU-Net talks about trainer folders at every look-up
+        network = build_network(
+            model.plans_manager, model.configuration, model.dataset_json, str(checkpoint["trainer_name"])
+        )
+    try:
+        network.load_state_dict(checkpoint["network_weights"])
+    except RuntimeError as err:
+        raise UserError(
+            f"{model.checkpoint_file(fold)}: does not fit the network in {model.folder / 'plans.json'}."
+        ) from err
+    return network.requires_grad_(False).to(device).eval(), checkpoint
+
+
 def load_predictor(model: TeacherModel, fold: int | str, ensemble: Ensemble, device: torch.device) -> nnUNetPredictor:
     """One frozen teacher inside nnU-Net's own predictor, on ``device``, ready for
     ``predict_sliding_window_return_logits``.
@@ -203,11 +223,8 @@ def load_predictor(model: TeacherModel, fold: int | str, ensemble: Ensemble, dev
     Raises:
         UserError: when the checkpoint does not fit the network that its plans describe.
     """
-    checkpoint = load_checkpoint_file(model.checkpoint_file(fold))
-    with contextlib.redirect_stdout(None):  # nnU-Net talks about devices and trainer folders at every construction
-        network = build_network(
-            model.plans_manager, model.configuration, model.dataset_json, str(checkpoint["trainer_name"])
-        )
+    network, checkpoint = load_network(model, fold, device)
+    with contextlib.redirect_stdout(None):  # and about devices
         predictor = nnUNetPredictor(
             tile_step_size=ensemble.step_size,
             use_gaussian=ensemble.use_gaussian,
@@ -216,15 +233,8 @@ def load_predictor(model: TeacherModel, fold: int | str, ensemble: Ensemble, dev
             device=device,
             allow_tqdm=False,
         )
-    try:
-        network.load_state_dict(checkpoint["network_weights"])
-    except RuntimeError as err:
-        raise UserError(
-            f"{model.checkpoint_file(fold)}: does not fit the network in {model.folder / 'plans.json'}."
-        ) from err
-    network.requires_grad_(False)
     predictor.manual_initialization(
-        network.to(device).eval(),
+        network,
         model.plans_manager,
         model.configuration_manager,
         None,

@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_kd.config import KDConfig
 from nnunet_kd.errors import exit_on_user_error
+from nnunet_kd.losses import CompoundSegmentationLoss, focal_loss, lovasz_loss
 from nnunet_kd.teachers import load_checkpoint_file
 
 
@@ -57,8 +58,11 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
 
     def configure_optimizers(self):
         """Optimizer and learning-rate schedule named in ``kd.optimizer``."""
+        return self.make_optimizer(self.network.parameters())
+
+    def make_optimizer(self, parameters: Iterable[torch.nn.Parameter]):
+        """An optimizer of these parameters and its learning-rate schedule, as named in ``kd.optimizer``."""
         o = self.kd.optimizer
-        parameters = self.network.parameters()
         if o.name == "sgd":
             optimizer: torch.optim.Optimizer = torch.optim.SGD(
                 parameters, o.initial_lr, weight_decay=o.weight_decay, momentum=o.momentum, nesterov=o.momentum > 0
@@ -84,10 +88,20 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
         return result
 
     def _build_loss(self):
-        loss = super()._build_loss()
+        loss, h = super()._build_loss(), self.kd.hard_loss
         compound = loss.loss if self.enable_deep_supervision else loss
-        compound.weight_dice = float(self.kd.hard_loss.name in ("dice_ce", "dice"))
-        compound.weight_ce = float(self.kd.hard_loss.name in ("dice_ce", "ce"))
+        if h.name in ("dice_ce", "dice", "ce"):
+            compound.weight_dice = h.dice_weight * (h.name != "ce")
+            compound.weight_ce = h.other_weight * (h.name != "dice")
+            return loss
+        focal = partial(focal_loss, gamma=h.focal_gamma, alpha=h.focal_alpha)
+        other = lovasz_loss if h.name == "dice_lovasz" else focal
+        own = CompoundSegmentationLoss(
+            compound.dc, other, h.dice_weight, h.other_weight, self.label_manager.has_regions
+        )
+        if not self.enable_deep_supervision:
+            return own
+        loss.loss = own
         return loss
 
     def autocast(self) -> AbstractContextManager:
@@ -112,24 +126,35 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
         data = move(batch["data"])
         target = [move(t) for t in batch["target"]] if isinstance(batch["target"], list) else move(batch["target"])
 
-        self.optimizer.zero_grad(set_to_none=True)
+        optimizers = self.optimizers()
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
         with self.autocast():
-            output = self.network(data[:, : self.num_input_channels])
+            output = self.run_network(data[:, : self.num_input_channels])
         output = [o.float() for o in output] if isinstance(output, list | tuple) else output.float()
         loss, terms = self.compute_loss(output, target, data)
 
-        if self.grad_scaler is not None:
-            self.grad_scaler.scale(loss).backward()
-            self.grad_scaler.unscale_(self.optimizer)
-        else:
-            loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12)
-        if self.grad_scaler is not None:
-            self.grad_scaler.step(self.optimizer)
-            self.grad_scaler.update()
-        else:
-            self.optimizer.step()
+        scaler = self.grad_scaler
+        (loss if scaler is None else scaler.scale(loss)).backward()
+        for optimizer in optimizers:
+            if scaler is not None:
+                scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 12)
+            if scaler is None:
+                optimizer.step()
+            else:
+                scaler.step(optimizer)
+        if scaler is not None:
+            scaler.update()
         return {"loss": loss.detach().cpu().numpy(), **{k: v.detach().cpu().numpy() for k, v in terms.items()}}
+
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """What takes a step after each batch: the student's optimizer, and those of a subclass."""
+        return [self.optimizer]
+
+    def run_network(self, images: torch.Tensor) -> Any:
+        """The student's output for the patches (B, C, *spatial), in the autocast that is on."""
+        return self.network(images)
 
     def compute_loss(
         self, output: Any, target: Any, data: torch.Tensor

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from nnunet_kd.planning import latency
     from nnunet_kd.planning.cost import PredictionCost
     from nnunet_kd.planning.student import StudentSpec
+    from nnunet_kd.teachers import TeacherModel
 
 DEFAULT_TRAINER = "nnUNetTrainer"
 
@@ -32,7 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="model folders, TRAINER__PLANS__CONFIGURATION or a path, each with optional folds (:0,1,2 or :all); "
         "default: every finished fold of TRAINER__PLANS__CONFIGURATION",
     )
-    add("--recipe", metavar="RECIPE", help="preset of the kd block: hinton2015, noothout2022")
+    add(
+        "--recipe",
+        metavar="RECIPE",
+        help="preset of the kd block: qin2021, noothout2022, ...; a wrong name lists them all",
+    )
     add(
         "--student",
         metavar="SPEC",
@@ -65,6 +70,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch_size", type=int, metavar="N", help="batch size of the configurations; default: the base plans'")
     add("--patch_size", type=int, nargs="+", metavar="N", help="patch size of the configurations; one number per axis")
     add("-o", metavar="NAME", help="name of the new plans; default: PLANSKD_SPEC, as in nnUNetPlansKD_width0p25")
+    add(
+        "--list-taps",
+        action="store_true",
+        help="only print the features of student and teachers, with shapes, and the pairs of layers; writes nothing",
+    )
     add("--overwrite", action="store_true", help="replace KD plans of the same name")
 
 
@@ -110,11 +120,17 @@ def run(args: argparse.Namespace) -> None:
         config, candidates = search_latency(args.latency_budget, args.device, chosen, config, dataset_json, compose)
     name = planning.check_plans_name(args.o or planning.default_plans_name(args.p, config))
     file = preprocessed / f"{name}.json"
-    planning.check_target(file, args.p, args.overwrite)
+    if not args.list_taps:
+        planning.check_target(file, args.p, args.overwrite)
 
     plans = compose(name, config)
     for c in order:
         check_patch(PlansManager(plans), c, dataset_json)
+    if args.list_taps:
+        print(
+            "\n\n".join(taps(PlansManager(base), PlansManager(plans), c, dataset_json, config, results) for c in order)
+        )
+        return
     weights = initial_weights(Path(args.weights), plans, order, dataset_json) if args.weights else {}
     tables, missing = compare(PlansManager(base), PlansManager(plans), order, dataset_json, config, results)
     write_json(file, plans)
@@ -128,7 +144,7 @@ def run(args: argparse.Namespace) -> None:
     if recipe:
         print("\n".join([f"Recipe {recipe.name}: {recipe.source}", *(f"  - {n}" for n in recipe.notes)]))
     print(tables)
-    for note in notes(PlansManager(plans), order, config, preprocessed, args.d):
+    for note in notes(PlansManager(plans), order, config, preprocessed, args.d, results):
         print(f"\nNote: {note}")
     print("\n" + next_commands(PlansManager(plans), order, config, args.d, missing, weight_files))
 
@@ -202,18 +218,23 @@ def compare(
     return "\n".join([*parts, "", LEGEND.format(use=use)]), missing
 
 
-def teacher_costs(configuration: str, base_plans: str, config: "KDConfig", results: Path) -> "list[PredictionCost]":
-    """Costs of the teachers, from their own folders; empty when the default teacher is not trained yet."""
+def teacher_models(configuration: str, base_plans: str, config: "KDConfig", results: Path) -> "list[TeacherModel]":
+    """The teachers; empty when the default teacher is not trained yet."""
     from nnunet_kd.errors import UserError
-    from nnunet_kd.planning.cost import measure
     from nnunet_kd.teachers import find_teachers
 
     try:
-        models = find_teachers(config.teachers, results, f"{config.default_teacher}__{base_plans}__{configuration}")
+        return find_teachers(config.teachers, results, f"{config.default_teacher}__{base_plans}__{configuration}")
     except UserError:
         if config.teachers:
             raise
         return []
+
+
+def teacher_costs(configuration: str, base_plans: str, config: "KDConfig", results: Path) -> "list[PredictionCost]":
+    """Costs of the teachers, from their own folders; empty when the default teacher is not trained yet."""
+    from nnunet_kd.planning.cost import measure
+
     return [
         measure(
             m.plans_manager,
@@ -224,12 +245,34 @@ def teacher_costs(configuration: str, base_plans: str, config: "KDConfig", resul
             len(m.folds),
             config.ensemble.mirroring,
         )
-        for m in models
+        for m in teacher_models(configuration, base_plans, config, results)
     ]
 
 
+def taps(
+    base: "PlansManager",
+    plans: "PlansManager",
+    configuration: str,
+    dataset_json: dict[str, Any],
+    config: "KDConfig",
+    results: Path,
+) -> str:
+    """Features of the student and of each teacher, for the student's patch, and the pairs of layers."""
+    from nnunet_kd.planning.cost import STOCK_TRAINER
+    from nnunet_kd.planning.taps import describe_pairs, list_taps
+
+    patch = plans.get_configuration(configuration).patch_size
+    student = list_taps(f"{plans.plans_name} ({config.role})", plans, configuration, dataset_json, STOCK_TRAINER, patch)
+    lines = [f"{configuration}, patch {' x '.join(map(str, patch))}", str(student)]
+    for m in teacher_models(configuration, base.plans_name, config, results):
+        name, trainer = m.folder.name, m.folder.name.split("__")[0]
+        teacher = list_taps(name, m.plans_manager, m.configuration, m.dataset_json, trainer, patch)
+        lines += [str(teacher), describe_pairs(student, teacher, config.features)]
+    return "\n".join(lines)
+
+
 def notes(
-    plans: "PlansManager", order: Sequence[str], config: "KDConfig", preprocessed: Path, dataset: str
+    plans: "PlansManager", order: Sequence[str], config: "KDConfig", preprocessed: Path, dataset: str, results: Path
 ) -> list[str]:
     """What a user should know before going on."""
     result = []
@@ -243,9 +286,36 @@ def notes(
         previous = plans.get_configuration(c).previous_stage_name
         if previous:
             result.append(f"{c} refines the prediction of {previous}, whose cost comes on top.")
+        one = config.role == "student" and config.student.trainer == "nnUNetTrainerKDFeature"
+        models = teacher_models(c, str(config.base_plans), config, results) if one else []
+        if (networks := sum(len(m.folds) for m in models)) > 1 and config.ensemble.membership != "same_fold":
+            result.append(
+                f"nnUNetTrainerKDFeature has one teacher network, {c} has {networks}; name one with --teachers "
+                "FOLDER:FOLD, set ensemble.membership=same_fold, or use nnUNetTrainerKDMultiTeacher."
+            )
+    for teacher in config.cross_teaching.teachers:
+        if teacher != "same" and not (preprocessed / f"{teacher}.json").is_file():
+            result.append(
+                f"{teacher}.json is missing, whose network cross_teaching.teachers names; make it with: "
+                f"nnUNetv2_kd plan -d {dataset} -c {' '.join(order)} --role teacher -o {teacher} --student ..."
+            )
     if config.teachers and len(order) > 1:
         result.append(f"these teachers teach every configuration of {plans.plans_name}; -c keeps only one.")
     return result
+
+
+def reads_soft_labels(config: "KDConfig") -> bool:
+    """Whether the student's trainer learns from stored soft labels rather than from teachers in memory."""
+    stored = config.multi_teacher.source == "stored"
+    trainer = config.student.trainer
+    return trainer == "nnUNetTrainerKDEnsemble" or (trainer == "nnUNetTrainerKDMultiTeacher" and stored)
+
+
+def uses_unlabeled(config: "KDConfig") -> bool:
+    """Whether the student's trainer learns from unlabeled cases."""
+    if config.student.trainer == "nnUNetTrainerKDCrossTeaching":
+        return config.cross_teaching.unlabeled.weight > 0
+    return config.student.trainer == "nnUNetTrainerKDEnsemble" and config.unlabeled.fraction > 0
 
 
 def next_commands(
@@ -260,11 +330,14 @@ def next_commands(
     p = plans.plans_name
     lines = ["Next (FOLD: 0, 1, 2, 3, 4 or all):"]
     for c in order:
-        trainer = "nnUNetTrainerKDTeacher" if config.role == "teacher" else "nnUNetTrainerKDEnsemble"
+        trainer = "nnUNetTrainerKDTeacher" if config.role == "teacher" else config.student.trainer
         if config.role == "student":
-            if c in missing:
+            if c in missing and trainer != "nnUNetTrainerKDCrossTeaching":
                 lines.append(f"  nnUNetv2_train {dataset} {c} FOLD -tr {config.default_teacher} -p {config.base_plans}")
-            lines.append(f"  nnUNetv2_kd softlabels -d {dataset} -c {c} -p {p}")
+            if uses_unlabeled(config):
+                lines.append(f"  nnUNetv2_kd preprocess-unlabeled -d {dataset} -c {c} -p {p}")
+            if reads_soft_labels(config):
+                lines.append(f"  nnUNetv2_kd softlabels -d {dataset} -c {c} -p {p}")
         start = f" -pretrained_weights {weight_files[c]}" if c in weight_files else ""
         lines.append(f"  nnUNetv2_train {dataset} {c} FOLD -tr {trainer} -p {p}{start}")
         if config.role == "student":

@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=["probabilities", "logits"],
         help="average as nnUNetv2_ensemble does, or as nnUNetv2_predict does over folds; recorded in the plans",
     )
+    parser.add_argument("--labeled_only", action="store_true", help="leave the preprocessed unlabeled cases out")
     parser.add_argument("--verify", action="store_true", help="only check shape and SHA-256 of every case of the store")
 
 
@@ -42,18 +43,22 @@ def run(args: argparse.Namespace) -> None:
         record_choice(plans_file, args.from_folder, args.combine)
     kd, student = load_student(plans_file, args.c, paths.raw)
     ensemble = TeachingEnsemble.resolve(kd, student, paths.results, fold)
-    if args.verify:
-        _verify(ensemble)
-    else:
-        _export(ensemble, args)
+    for store in ensemble.stores():
+        if args.verify:
+            _verify(store, args.labeled_only)
+        else:
+            _export(store, args)
 
 
 def _export(ensemble, args: argparse.Namespace) -> None:
     from nnunet_kd.environment import torch_device
     from nnunet_kd.softlabels.export import Exporter, shard
 
-    cases = shard(ensemble.student.dataset.identifiers, args.num_parts, args.part_id)
+    everything = ensemble.student.cases(args.labeled_only)
+    cases = shard(everything, args.num_parts, args.part_id)
     print(f"ensemble {ensemble.ensemble_id}: {ensemble.describe()}")
+    if unlabeled := sum(not ensemble.student.is_labeled(c) for c in everything):
+        print(f"{len(everything) - unlabeled} labeled and {unlabeled} unlabeled cases")
     summary = Exporter(ensemble, torch_device(args.device)).run(cases)
     store = ensemble.open_store()
     size = sum(store.file(c).stat().st_size for c in store.cases())
@@ -61,13 +66,13 @@ def _export(ensemble, args: argparse.Namespace) -> None:
         f"{summary.written} cases written in {summary.seconds:.1f} s, {summary.already_there} were there already; "
         f"{len(store.cases())} cases, {size / 1e6:.2f} MB in {store.folder}"
     )
-    if left := store.missing(ensemble.student.dataset.identifiers):
+    if left := store.missing(everything):
         print(f"{len(left)} cases are left for the other parts")
     else:
-        print(f"Next: nnUNetv2_train {args.d} {args.c} FOLD -tr nnUNetTrainerKDEnsemble -p {args.p}")
+        print(f"Next: nnUNetv2_train {args.d} {args.c} FOLD -tr {ensemble.kd.student.trainer} -p {args.p}")
 
 
-def _verify(ensemble) -> None:
+def _verify(ensemble, labeled_only: bool) -> None:
     from tqdm import tqdm
 
     from nnunet_kd.errors import UserError
@@ -76,8 +81,10 @@ def _verify(ensemble) -> None:
 
     store = SoftLabelStore.open(ensemble.store_folder)
     student = ensemble.student
-    shapes = {c: CaseSpace.load(student, c).shape for c in student.dataset.identifiers}
+    shapes = {c: CaseSpace.load(student, c).shape for c in student.cases(labeled_only)}
+    allowed = set(student.cases())
     results = list(tqdm(store.verify(shapes), total=len({*shapes, *store.cases()}), desc="verify", unit="case"))
+    results = [r for r in results if r[0] in shapes or r[0] not in allowed]
     bad = [f"{case}: {fault}" for case, fault in results if fault is not None]
     if bad:
         raise UserError(

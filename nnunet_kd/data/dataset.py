@@ -6,6 +6,7 @@ import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 
 from nnunet_kd.softlabels.encoding import ONE
+from nnunet_kd.softlabels.geometry import StudentSpace
 from nnunet_kd.softlabels.store import SoftLabelStore
 
 
@@ -47,3 +48,31 @@ class SoftLabelDataset:
         """As nnU-Net's dataset: image with soft labels, segmentation, that of the previous stage, properties."""
         image, segmentation, previous_stage, properties = self.dataset.load_case(identifier)
         return ImageWithSoftLabels(image, self.store.read(identifier)), segmentation, previous_stage, properties
+
+
+class UnlabeledDataset:
+    """Preprocessed unlabeled cases as nnU-Net's data loader takes them.
+
+    With a store, images carry their soft labels and the foreground is that of the soft labels' segmentation. Without,
+    no voxel is known to be foreground, and nnU-Net's data loader crops at random.
+    """
+
+    def __init__(self, space: StudentSpace, store: SoftLabelStore | None):
+        """Wraps the unlabeled cases of ``space``, all of which must be in ``store``."""
+        self.space, self.store = space, store
+        self.identifiers = list(space.unlabeled_cases)
+
+    def load_case(self, identifier: str) -> tuple[Any, Any, None, dict]:
+        """Image, mask of nonzero voxels in place of a segmentation, nothing, properties."""
+        image, nonzero, _, properties = self.space.load_case(identifier)
+        if self.store is None:
+            return image, nonzero, None, {**properties, "class_locations": _Nowhere()}
+        properties = {**properties, "class_locations": self.store.locations(identifier)}
+        return ImageWithSoftLabels(image, self.store.read(identifier)), nonzero, None, properties
+
+
+class _Nowhere(dict):
+    """Class locations of a case in which no voxel is known to belong to any class."""
+
+    def __missing__(self, key: Any) -> list:
+        return []

@@ -16,6 +16,7 @@ from nnunet_kd.losses.soft_labels import (
     SoftDiceLoss,
     SoftLabelLoss,
 )
+from nnunet_kd.losses.voxel_weights import voxel_weights
 
 TERMS = ("kl", "mse", "soft_ce", "soft_dice")
 
@@ -108,13 +109,22 @@ class DistillationLoss(nn.Module):
         }
         self.terms = {name: losses[name] for name in active_terms(config)}
 
-    def forward(self, outputs: Tensor | Sequence[Tensor], channels: Tensor, progress: float) -> dict[str, Tensor]:
+    def forward(
+        self,
+        outputs: Tensor | Sequence[Tensor],
+        channels: Tensor,
+        progress: float,
+        unlabeled: int = 0,
+        voxel_weight: str = "none",
+    ) -> dict[str, Tensor]:
         """Value of each active term, weighted and ramped.
 
         Args:
             outputs: logits (B, C, *spatial), or a sequence of them, highest resolution first.
             channels: soft-label channels (B, S + 1, *spatial) of the batch, see :func:`unpack_soft_labels`.
             progress: fraction of the training that has passed, in [0, 1].
+            unlabeled: number of unlabeled cases, the last ones of the batch.
+            voxel_weight: how the unlabeled cases' voxels are weighted, see :func:`voxel_weights`.
 
         Raises:
             ValueError: when the number of outputs is not that of the weights.
@@ -135,11 +145,19 @@ class DistillationLoss(nn.Module):
             if logits.shape[2:] != averaged.shape[2:]:
                 averaged = _average(averaged, logits.shape[2:])  # of the output before, already smaller
                 targets = _split(averaged)
-            pair = Pair(logits, *targets, self.sigmoid)
+            weights = None
+            if unlabeled and voxel_weight != "none":
+                weights = self._voxel_weights(targets[0], unlabeled, voxel_weight)
+            pair = Pair(logits, *targets, self.sigmoid, weights)
             for name, term in self.terms.items():
                 value = weight * term.of(pair)
                 sums[name] = sums[name] + value if name in sums else value
         return {name: value * self._weight(name, progress) for name, value in sums.items()}
+
+    def _voxel_weights(self, soft_labels: Tensor, unlabeled: int, kind: str) -> Tensor:
+        """(B, 1, *spatial): 1 for labeled cases, by how sure the teachers are for the last ``unlabeled`` ones."""
+        labeled = torch.ones_like(soft_labels[:-unlabeled, :1])
+        return torch.cat((labeled, voxel_weights(soft_labels[-unlabeled:], kind, self.sigmoid)))
 
     def _weight(self, name: str, progress: float) -> float:
         term = getattr(self.config, name)

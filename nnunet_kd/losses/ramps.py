@@ -2,6 +2,8 @@
 
 import math
 
+from nnunet_kd.loss_terms import Term
+
 
 def ramp(kind: str, progress: float, length: float = 1.0) -> float:
     """Factor in [0, 1] of a loss weight.
@@ -27,3 +29,8 @@ def ramp(kind: str, progress: float, length: float = 1.0) -> float:
     if kind == "gaussian":
         return math.exp(-5 * (1 - t) ** 2)
     raise ValueError(f"ramp kind {kind!r}: expected 'none', 'linear' or 'gaussian'")
+
+
+def ramped_weight(term: Term, progress: float) -> float:
+    """Weight of a term at a point of the training, see :func:`ramp`."""
+    return term.weight * ramp(term.ramp, progress, term.ramp_length)

@@ -24,12 +24,20 @@ class Pair:
     Attributes:
         logits: (B, C, *spatial), float32 or float64.
         soft_labels: (B, C, *spatial), detached.
-        valid: (B, 1, *spatial), 1 or 0, of the logits' type.
+        valid: (B, 1, *spatial), the weight of every voxel (1 unless weights are given) or 0, of the logits' type.
+        weighted: soft labels times the voxels' weights.
         sigmoid: the channels are independent regions.
     """
 
-    def __init__(self, logits: Tensor, soft_labels: Tensor, valid: Tensor | None = None, sigmoid: bool = False):
-        """Arguments as those of the losses.
+    def __init__(
+        self,
+        logits: Tensor,
+        soft_labels: Tensor,
+        valid: Tensor | None = None,
+        sigmoid: bool = False,
+        weights: Tensor | None = None,
+    ):
+        """Arguments as those of the losses; ``weights`` (B, 1, *spatial) >= 0 are what valid voxels count.
 
         Raises:
             ValueError: for shapes that do not fit.
@@ -50,6 +58,10 @@ class Pair:
             self.logits = self.logits.masked_fill(outside, 0)
             self.soft_labels = self.soft_labels.masked_fill(outside, 0)
             self.valid = (~outside).to(dtype)
+        self.weighted = self.soft_labels
+        if weights is not None:
+            self.valid = self.valid * weights
+            self.weighted = self.soft_labels * weights
         self._log_softmax: Tensor | None = None
         self._probabilities: Tensor | None = None
 
@@ -244,7 +256,7 @@ class SoftCrossEntropy(SoftLabelLoss):
         if self.sigmoid:
             per_class = F.binary_cross_entropy_with_logits(pair.logits, pair.soft_labels, reduction="none")
             return pair.mean((per_class * pair.valid).sum())
-        return pair.mean(-(pair.soft_labels * pair.log_softmax()).sum())  # soft labels are 0 where not valid
+        return pair.mean(-(pair.weighted * pair.log_softmax()).sum())  # soft labels are 0 where not valid
 
 
 class SoftDiceLoss(SoftLabelLoss):
@@ -262,8 +274,8 @@ class SoftDiceLoss(SoftLabelLoss):
             raise ValueError(
                 f"logits {tuple(pair.logits.shape)}: a softmax needs background and at least one foreground class"
             )
-        p, t = pair.probabilities()[:, first:], pair.soft_labels[:, first:]
+        p, t, weighted = (x[:, first:] for x in (pair.probabilities(), pair.soft_labels, pair.weighted))
         axes = [0] * self.batch_dice + list(range(2, p.ndim))
-        overlap = (p * t).sum(axes)  # soft labels are 0 where not valid
-        total = (p.square() * pair.valid).sum(axes) + t.square().sum(axes)
+        overlap = (p * weighted).sum(axes)  # soft labels are 0 where not valid
+        total = (p.square() * pair.valid).sum(axes) + (t * weighted).sum(axes)
         return 1 - ((2 * overlap + self.smooth) / (total + self.smooth)).mean()

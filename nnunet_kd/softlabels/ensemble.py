@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -96,12 +96,13 @@ class TeachingEnsemble:
         return json.loads(file.read_text()) if file.is_file() else []
 
     def models_for(self, case: str) -> tuple[TeacherModel, ...]:
-        """Teachers of a case, by ``kd.ensemble.membership``.
+        """Teachers of a case, by ``kd.ensemble.membership``; all of them for an unlabeled case, which none was
+        trained on.
 
         Raises:
             UserError: when every teacher has trained on the case and the membership is ``out_of_fold``.
         """
-        if self.kd.ensemble.membership != "out_of_fold":
+        if self.kd.ensemble.membership != "out_of_fold" or not self.student.is_labeled(case):
             return self.models
         chosen = tuple(
             m.with_folds([f for f in m.folds if case not in self.training_cases(m.plans_manager.dataset_name, f)])
@@ -115,6 +116,14 @@ class TeachingEnsemble:
                 "membership all."
             )
         return chosen
+
+    def members(self) -> "list[TeachingEnsemble]":
+        """One ensemble for each teacher network, in order; each has a store of its own."""
+        return [replace(self, models=(model.with_folds([fold]),)) for model in self.models for fold in model.folds]
+
+    def stores(self) -> "list[TeachingEnsemble]":
+        """What is exported: the ensemble, or each of its members where ``kd.multi_teacher.source`` is ``stored``."""
+        return self.members() if self.kd.multi_teacher.source == "stored" else [self]
 
     def seen_by_teachers(self, cases: list[str]) -> list[str]:
         """Those of ``cases`` that some teacher was trained on: results on them are optimistic."""

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from nnunet_kd.errors import UserError
 from nnunet_kd.softlabels.ensemble import TeachingEnsemble
 from nnunet_kd.softlabels.geometry import CaseSpace, choose_path, from_original_geometry, to_student_space
+from nnunet_kd.softlabels.locations import sample_locations
 from nnunet_kd.teachers import TeacherModel, load_predictor
 
 
@@ -41,7 +42,7 @@ class Exporter:
         """Writes those of ``cases`` that the store lacks; loading, predicting and writing overlap.
 
         Args:
-            cases: case names of the student's preprocessed data.
+            cases: case names of the student's preprocessed data, labeled or not.
             progress: show a progress bar.
 
         Raises:
@@ -123,6 +124,11 @@ class Exporter:
 
     def _previous_stage(self, model: TeacherModel, case: str, data: np.ndarray) -> np.ndarray:
         """One-hot segmentation (C - 1, z, y, x) of the stage before a cascaded teacher."""
+        if not self.ensemble.student.is_labeled(case):
+            raise UserError(
+                f"teacher {model.folder.name}: is cascaded and cannot teach the unlabeled case {case}, of which there "
+                "is no segmentation of the previous stage; name teachers that are not."
+            )
         trainer, plans, configuration = model.folder.name.split("__")
         previous = model.configuration_manager.previous_stage_name
         folder = model.folder.parent / f"{trainer}__{plans}__{previous}" / "predicted_next_stage" / configuration
@@ -151,7 +157,7 @@ class Exporter:
             with np.load(file, allow_pickle=False) as content:
                 probabilities = content["probabilities"]
         except FileNotFoundError:
-            raise UserError(f"{file}: no such file; every training case needs its probability map.") from None
+            raise UserError(f"{file}: no such file; every case, labeled or not, needs its probability map.") from None
         except Exception as err:
             raise UserError(
                 f"{file}: not a probability map as nnU-Net writes them (array 'probabilities'): {err}."
@@ -169,15 +175,19 @@ class Exporter:
     def _write(self, store: Any, case: CaseSpace, probabilities: np.ndarray, patch: Sequence[int]) -> None:
         labels = self.ensemble.student.label_manager
         segmentation = np.asarray(labels.convert_probabilities_to_segmentation(probabilities))
-        record = {
+        record: dict[str, Any] = {
             "teachers": [
                 {"model": m.folder.name, "fold": str(f), "checkpoint": m.checkpoint}
                 for m in self.ensemble.models_for(case.name)
                 for f in m.folds
             ],
-            "reference_dice": reference_dice(segmentation, np.asarray(case.reference[0]), labels),
+            "reference_dice": None,
         }
-        store.write(case.name, probabilities, patch, record)
+        if self.ensemble.student.is_labeled(case.name):
+            record["reference_dice"] = reference_dice(segmentation, np.asarray(case.reference[0]), labels)
+            store.write(case.name, probabilities, patch, record)
+        else:
+            store.write(case.name, probabilities, patch, record, sample_locations(segmentation, labels))
 
 
 def reference_dice(segmentation: np.ndarray, reference: np.ndarray, labels: LabelManager) -> list[float | None]:

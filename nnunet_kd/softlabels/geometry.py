@@ -18,7 +18,11 @@ import numpy as np
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import bounding_box_to_slice
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
-from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset
+from nnunetv2.training.dataloading.nnunet_dataset import (
+    infer_dataset_class,
+    nnUNetBaseDataset,
+    nnUNetDatasetBlosc2,
+)
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
@@ -27,6 +31,8 @@ from nnunet_kd.errors import UserError
 from nnunet_kd.teachers import TeacherModel
 
 GeometryPath = Literal["direct", "resampled", "original"]
+UNLABELED_IMAGES = "imagesUn"  # folder of unlabeled images in nnUNet_raw/DatasetXXX_NAME
+IMAGE_FILES = "nnunet_kd_image_files"  # key in the properties of an unlabeled case
 
 
 @dataclass(frozen=True)
@@ -68,17 +74,72 @@ class StudentSpace:
             )
         return infer_dataset_class(str(self.folder))(str(self.folder))
 
+    @property
+    def unlabeled_folder(self) -> Path:
+        """Folder of the preprocessed unlabeled images; stock nnU-Net never looks into it."""
+        return self.preprocessed / "kd_unlabeled" / self.configuration_manager.data_identifier
+
+    @cached_property
+    def unlabeled_cases(self) -> list[str]:
+        """Names of the preprocessed unlabeled cases, sorted; none where there is no folder of them.
+
+        Raises:
+            UserError: for a case that is labeled as well.
+        """
+        if not self.unlabeled_folder.is_dir():
+            return []
+        cases = sorted(nnUNetDatasetBlosc2.get_identifiers(str(self.unlabeled_folder)))
+        labeled = set(self.dataset.identifiers) if cases and self.folder.is_dir() else set()
+        if both := [c for c in cases if c in labeled]:
+            raise UserError(
+                f"{self.unlabeled_folder}: case {both[0]} has become a labeled case too; remove its three files there."
+            )
+        return cases
+
+    def cases(self, labeled_only: bool = False) -> list[str]:
+        """Names of all preprocessed cases: labeled ones, then unlabeled ones."""
+        return [*self.dataset.identifiers, *([] if labeled_only else self.unlabeled_cases)]
+
+    def load_case(self, case: str) -> tuple[Any, Any, Any, dict[str, Any]]:
+        """A labeled or unlabeled case as nnU-Net's dataset gives it; the segmentation of the latter is its mask of
+        nonzero voxels (0 inside, -1 outside).
+        """
+        if case in self._unlabeled_set:
+            return nnUNetDatasetBlosc2(str(self.unlabeled_folder), [case]).load_case(case)
+        return self.dataset.load_case(case)
+
+    def is_labeled(self, case: str) -> bool:
+        """Whether a case has a reference segmentation."""
+        return case not in self._unlabeled_set
+
+    @cached_property
+    def _unlabeled_set(self) -> frozenset[str]:
+        return frozenset(self.unlabeled_cases)
+
     def image_files(self, case: str) -> list[str]:
         """Raw image files of a case, one per channel.
 
         Raises:
             UserError: when nnUNet_raw does not hold the case.
         """
+        if not self.is_labeled(case):
+            return self._unlabeled_image_files(case)
         if self.raw is None or not self.raw.is_dir():
             raise UserError(f"{self.raw}: raw images are needed for teachers with other preprocessing; set nnUNet_raw.")
         if case not in self._raw_files:
             raise UserError(f"{self.raw / 'imagesTr'}: has no images of case {case}, which is in {self.folder}.")
         return self._raw_files[case]["images"]
+
+    def _unlabeled_image_files(self, case: str) -> list[str]:
+        files = [Path(f) for f in self.load_case(case)[3][IMAGE_FILES]]
+        if self.raw is not None:  # the data set may have moved since
+            files = [f if f.is_file() else self.raw / UNLABELED_IMAGES / f.name for f in files]
+        if gone := [f for f in files if not f.is_file()]:
+            raise UserError(
+                f"{gone[0]}: the image of the unlabeled case {case} is not there any more, but a teacher with other "
+                "preprocessing needs it; put it back."
+            )
+        return [str(f) for f in files]
 
     @cached_property
     def _raw_files(self) -> Mapping[str, Any]:
@@ -87,9 +148,7 @@ class StudentSpace:
 
 def choose_path(student: StudentSpace, teacher: TeacherModel) -> GeometryPath:
     """The shortest right way from a teacher's output to the student's grid."""
-    if _preprocessing(student.plans_manager, student.configuration_manager, student.dataset_json) == _preprocessing(
-        teacher.plans_manager, teacher.configuration_manager, teacher.dataset_json
-    ):
+    if not preprocessing_differences(student, teacher):
         return "direct"
     s, t = student.configuration_manager, teacher.configuration_manager
     same_axes = student.plans_manager.transpose_forward == teacher.plans_manager.transpose_forward
@@ -99,7 +158,14 @@ def choose_path(student: StudentSpace, teacher: TeacherModel) -> GeometryPath:
     return "original"
 
 
-def _preprocessing(plans: PlansManager, configuration: ConfigurationManager, dataset_json: Mapping[str, Any]) -> dict:
+def preprocessing_differences(student: StudentSpace, teacher: TeacherModel) -> list[str]:
+    """What makes the teacher's preprocessed images others than the student's; empty: it reads the student's images."""
+    mine = preprocessing_of(student.plans_manager, student.configuration_manager, student.dataset_json)
+    theirs = preprocessing_of(teacher.plans_manager, teacher.configuration_manager, teacher.dataset_json)
+    return [key for key, value in mine.items() if theirs[key] != value]
+
+
+def preprocessing_of(plans: PlansManager, configuration: ConfigurationManager, dataset_json: Mapping[str, Any]) -> dict:
     """Everything that decides what preprocessed images look like."""
     keys = (
         "preprocessor_name",
@@ -235,5 +301,5 @@ class CaseSpace:
     @classmethod
     def load(cls, student: StudentSpace, name: str) -> "CaseSpace":
         """Opens a preprocessed case of the student's data."""
-        image, reference, previous_stage, properties = student.dataset.load_case(name)
+        image, reference, previous_stage, properties = student.load_case(name)
         return cls(name, image, reference, previous_stage, properties)

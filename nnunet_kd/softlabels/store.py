@@ -19,10 +19,12 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 from nnunet_kd.errors import UserError
 from nnunet_kd.files import write_json, write_whole
 from nnunet_kd.softlabels.encoding import encode
+from nnunet_kd.softlabels.locations import Locations, from_bytes, to_bytes
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 _RECORD = "nnunet_kd"
+_LOCATIONS = "nnunet_kd_locations"
 
 
 class SoftLabelStore:
@@ -103,7 +105,14 @@ class SoftLabelStore:
         """Those of ``cases`` that the store does not hold yet, in order."""
         return [c for c in cases if c not in self]
 
-    def write(self, case: str, probabilities: np.ndarray, patch_size: Sequence[int], record: Mapping[str, Any]) -> None:
+    def write(
+        self,
+        case: str,
+        probabilities: np.ndarray,
+        patch_size: Sequence[int],
+        record: Mapping[str, Any],
+        locations: Locations | None = None,
+    ) -> None:
         """Writes one case, whole or not at all.
 
         Args:
@@ -111,6 +120,7 @@ class SoftLabelStore:
             probabilities: (C, z, y, x) or (R, z, y, x), float.
             patch_size: the student's patch, 2 or 3 numbers; chunks and blocks follow it as nnU-Net's own images do.
             record: anything JSON that belongs to the case, such as the teachers used.
+            locations: voxels of each class, for cases without a reference to find them in.
         """
         stored = np.ascontiguousarray(encode(probabilities, self.regions, self.dtype))
         blocks, chunks = comp_blosc2_params(stored.shape, tuple(patch_size), bytes_per_pixel=stored.itemsize)
@@ -125,6 +135,8 @@ class SoftLabelStore:
                 cparams={"codec": blosc2.Codec.ZSTD, "clevel": 5, "filters": [blosc2.Filter.NOFILTER], "nthreads": 1},
             )
             array.schunk.vlmeta[_RECORD] = json.dumps({**record, **own})
+            if locations is not None:
+                array.schunk.vlmeta[_LOCATIONS] = to_bytes(locations)
 
         write_whole(self.file(case), save)
 
@@ -137,6 +149,19 @@ class SoftLabelStore:
         """What was written with a case: shape, dtype, sha256 and the exporter's record."""
         array = self.read(case)  # its schunk lives no longer than the array
         return json.loads(array.schunk.vlmeta[_RECORD])
+
+    def locations(self, case: str) -> Locations:
+        """Voxels of each class that were written with an unlabeled case.
+
+        Raises:
+            UserError: for a case that was exported while it was labeled.
+        """
+        array = self.read(case)
+        if _LOCATIONS not in array.schunk.vlmeta:
+            raise UserError(
+                f"{self.file(case)}: was not exported as an unlabeled case; remove it and run nnUNetv2_kd softlabels."
+            )
+        return from_bytes(array.schunk.vlmeta[_LOCATIONS])
 
     def verify(self, shapes: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, str | None]]:
         """Checks every case, yielding (case, None) or (case, what is wrong).

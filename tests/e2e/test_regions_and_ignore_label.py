@@ -63,3 +63,21 @@ def test_a_student_of_regions_learns_from_independent_soft_labels(regions):
     for term in ("kl", "mse", "soft_ce", "soft_dice"):
         assert np.isfinite(log[f"kd_{term}"]).all()
         assert min(log[f"kd_{term}"]) > 0
+
+
+@pytest.mark.parametrize("trainer", ["nnUNetTrainerKDFeature", "nnUNetTrainerKDMultiTeacher"])
+def test_a_student_of_regions_learns_from_teachers_in_memory(regions, trainer):
+    space, name = regions, f"M{trainer[-4:]}"
+    space.run(
+        "nnUNetv2_kd", "plan", "-d", "4", "-c", "3d_fullres", "--student", "width=0.25", "-o", name,
+        "--batch_size", "2", "--teachers", "nnUNetTrainerKDTeacher__T__3d_fullres:all", "--set", *SHORT,
+        "schedule.iterations_per_epoch=2", "schedule.num_epochs=1", "features.intra_class.weight=1",
+        "hard_loss.name=dice_lovasz", "multi_teacher.weights=inverse",
+    )  # fmt: skip
+    space.train(name, "all", trainer)
+    log = load_checkpoint_file(space.results / f"{trainer}__{name}__3d_fullres" / "fold_all" / "checkpoint_final.pth")[
+        "logging"
+    ]
+    for term in ("soft_ce", "soft_dice", "importance", "region_affinity", "intra_class"):
+        assert np.isfinite(log[f"kd_{term}"]).all()
+        assert min(log[f"kd_{term}"]) > 0

@@ -55,6 +55,20 @@ def test_round_trip_through_json():
         ('{"ensemble": {"name": "../up"}}', ["kd.ensemble.name", "letters"]),
         ('{"ensemble": {"step_size": 1.5}}', ["kd.ensemble.step_size", "<= 1"]),
         ('{"ensemble": {"mirroring": 1}}', ["kd.ensemble.mirroring", "true | false"]),
+        ('{"features": {"pairs": [{"student": "encoder.0"}]}}', ["kd.features.pairs[0].teacher", "missing"]),
+        ('{"features": {"number_of_pairs": 5}}', ["kd.features.number_of_pairs", "5", "<= 4"]),
+        ('{"features": {"importance": {"exponent": 0}}}', ["kd.features.importance.exponent", "> 0"]),
+        ('{"features": {"region_affinity": {"norm": 3}}}', ["kd.features.region_affinity.norm", "<= 2"]),
+        ('{"features": {"similarity": {"positions": 3}}}', ["kd.features.similarity.positions", "unknown key"]),
+        ('{"hard_loss": {"name": "lovasz"}}', ["kd.hard_loss.name", "dice_lovasz"]),
+        ('{"multi_teacher": {"weights": "best"}}', ["kd.multi_teacher.weights", "inverse"]),
+        ('{"multi_teacher": {"weights": "fixed"}}', ["kd.multi_teacher.fixed_weights", "[]"]),
+        ('{"multi_teacher": {"fixed_weights": [1]}}', ["kd.multi_teacher.fixed_weights", "fixed only"]),
+        ('{"multi_teacher": {"weights": "fixed", "fixed_weights": [0, 0]}}', ["fixed_weights", "not all 0"]),
+        (
+            '{"multi_teacher": {"source": "stored"}}',
+            ["kd.multi_teacher.source", "features.importance.weight and features.region_affinity.weight to 0"],
+        ),
     ],
 )
 def test_a_bad_value_is_refused_with_path_finding_and_remedy(text, parts):

@@ -22,7 +22,7 @@ PROGRAM = "nnUNetv2_kd"
 
 def parser_of(command: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"{PROGRAM} {command}")
-    importlib.import_module(f"nnunet_kd.commands.{command}").add_arguments(parser)
+    importlib.import_module(f"nnunet_kd.commands.{command.replace('-', '_')}").add_arguments(parser)
     return parser
 
 

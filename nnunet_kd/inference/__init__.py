@@ -1,0 +1,1 @@
+"""Prediction beyond nnU-Net's own: coarse to fine."""

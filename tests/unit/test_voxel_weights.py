@@ -1,0 +1,70 @@
+"""Weights of voxels by the teachers' certainty: limits, golden values, and what they do to the terms."""
+
+import numpy as np
+import pytest
+import torch
+
+from nnunet_kd.config import Distillation, KLTerm, SoftCETerm, SoftDiceTerm, Term
+from nnunet_kd.losses import DistillationLoss, voxel_weights
+
+KINDS = ["confidence", "entropy"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(3, 4), (2, 3, 4)])
+def test_certain_voxels_count_one_and_undecided_ones_nothing(kind, shape):
+    one_hot = torch.zeros(2, 4, *shape)
+    one_hot[:, 1] = 1
+    assert torch.equal(voxel_weights(one_hot, kind), torch.ones(2, 1, *shape))
+    torch.testing.assert_close(voxel_weights(torch.full((2, 4, *shape), 0.25), kind), torch.zeros(2, 1, *shape))
+    regions = torch.full((2, 3, *shape), 0.5)
+    torch.testing.assert_close(voxel_weights(regions, kind, sigmoid=True), torch.zeros(2, 1, *shape))
+    assert torch.equal(voxel_weights(one_hot, kind, sigmoid=True), torch.ones(2, 1, *shape))
+
+
+def test_values_by_hand():
+    t = torch.tensor([0.7, 0.2, 0.1]).reshape(1, 3, 1, 1)
+    assert voxel_weights(t, "confidence").item() == pytest.approx((3 * 0.7 - 1) / 2)
+    entropy = -sum(p * np.log(p) for p in (0.7, 0.2, 0.1))
+    assert voxel_weights(t, "entropy").item() == pytest.approx(1 - entropy / np.log(3), rel=1e-5)
+    assert voxel_weights(t, "none").item() == 1
+    pair = torch.tensor([0.9, 0.6]).reshape(1, 2, 1, 1)
+    assert voxel_weights(pair, "confidence", sigmoid=True).item() == pytest.approx((0.8 + 0.2) / 2)
+    with pytest.raises(ValueError, match="voxel weight"):
+        voxel_weights(t, "certainty")
+
+
+def loss_and_batch():
+    config = Distillation(
+        kl=KLTerm(weight=1.0, temperature=1.0), mse=Term(weight=1.0), soft_ce=SoftCETerm(), soft_dice=SoftDiceTerm()
+    )
+    torch.manual_seed(0)
+    soft = torch.rand(3, 3, 6, 6, dtype=torch.float64).softmax(1)
+    channels = torch.cat((soft[:, 1:], torch.ones(3, 1, 6, 6, dtype=torch.float64)), 1)
+    return DistillationLoss(config, False, (1.0,)), torch.randn(3, 3, 6, 6, dtype=torch.float64), channels, soft
+
+
+def test_only_the_unlabeled_cases_are_weighted():
+    loss, logits, channels, soft = loss_and_batch()
+    values = loss(logits, channels, 1.0, unlabeled=1, voxel_weight="confidence")
+    weights = np.ones((3, 1, 6, 6))
+    weights[2:] = voxel_weights(soft[2:], "confidence").numpy()
+    p, t = logits.softmax(1).numpy(), soft.numpy()
+    expected = {
+        "kl": (weights * (t * np.log(t / p)).sum(1, keepdims=True)).sum() / weights.sum(),
+        "mse": (weights * ((p - t) ** 2).mean(1, keepdims=True)).sum() / weights.sum(),
+        "soft_ce": -(weights * (t * np.log(p)).sum(1, keepdims=True)).sum() / weights.sum(),
+    }
+    axes = (0, 2, 3)
+    overlap = (weights * p * t).sum(axes)[1:]
+    total = (weights * (p**2 + t**2)).sum(axes)[1:]
+    expected["soft_dice"] = 1 - (2 * overlap / total).mean()
+    for name, value in expected.items():
+        assert values[name].item() == pytest.approx(value, rel=1e-5), name
+
+
+def test_no_weights_or_no_unlabeled_cases_change_nothing():
+    loss, logits, channels, _ = loss_and_batch()
+    plain = loss(logits, channels, 1.0)
+    for values in (loss(logits, channels, 1.0, 2, "none"), loss(logits, channels, 1.0, 0, "entropy")):
+        assert all(torch.equal(values[k], plain[k]) for k in plain)

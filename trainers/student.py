@@ -1,0 +1,163 @@
+"""What all trainers of students share: distillation terms and their curves, teachers, the end of a training."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunet_kd.trainers.base import nnUNetTrainerKDBase
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
+from torch import distributed as dist
+from torch._dynamo import OptimizedModule
+
+from nnunet_kd.curves import append_curves
+from nnunet_kd.errors import UserError
+from nnunet_kd.losses import DistillationLoss, active_terms
+from nnunet_kd.softlabels.ensemble import TeachingEnsemble
+from nnunet_kd.softlabels.export import Exporter, shard
+from nnunet_kd.softlabels.geometry import StudentSpace
+from nnunet_kd.softlabels.store import SoftLabelStore
+from nnunet_kd.teacher_gap import compare_validation
+from nnunet_kd.teachers import load_checkpoint_file
+
+
+class nnUNetTrainerKDStudent(nnUNetTrainerKDBase):
+    """A student whose hard-label loss stays nnU-Net's ``self.loss`` and whose distillation terms are ``self.kd_loss``.
+
+    Where the teachers' probabilities come from is the subclasses' part.
+    """
+
+    kd_loss: DistillationLoss
+
+    def initialize(self) -> None:
+        """Builds the distillation loss and registers its curves."""
+        super().initialize()
+        weights = self.loss.weight_factors if self.enable_deep_supervision else (1.0,)
+        self.kd_loss = DistillationLoss(self.kd.distillation, self.label_manager.has_regions, weights)
+        self._register_curves(past_epochs=0)
+
+    @property
+    def _curves(self) -> list[str]:
+        return ["kd_hard", *(f"kd_{n}" for n in active_terms(self.kd.distillation))]
+
+    def _register_curves(self, past_epochs: int) -> None:
+        log = self.logger.local_logger.my_fantastic_logging
+        for name in self._curves:
+            log.setdefault(name, [float("nan")] * past_epochs)
+
+    def load_checkpoint(self, filename_or_checkpoint, *args) -> None:
+        """Also accepts checkpoints whose log lacks a term's curve."""
+        super().load_checkpoint(filename_or_checkpoint, *args)
+        self._register_curves(past_epochs=self.current_epoch)
+
+    def mirrors_at_prediction(self) -> bool:
+        """Not by default: the teachers' mirroring is distilled."""
+        return self.kd.student.mirroring
+
+    def teaching_ensemble(self) -> TeachingEnsemble:
+        """The ensemble of the plans, for this configuration and fold."""
+        results = Path(nnUNet_results) / self.plans_manager.dataset_name
+        return TeachingEnsemble.resolve(self.kd, self.student_space(), results, self.fold)
+
+    def student_space(self) -> StudentSpace:
+        """The preprocessed data of this configuration."""
+        name = self.plans_manager.dataset_name
+        raw = Path(nnUNet_raw) / name if nnUNet_raw.is_set() else None
+        return StudentSpace(
+            self.plans_manager, self.configuration_name, self.dataset_json, Path(nnUNet_preprocessed) / name, raw
+        )
+
+    def export_missing(self, ensemble: TeachingEnsemble, cases: list[str]) -> SoftLabelStore:
+        """The ensemble's store after the cases that it lacked were exported; under DDP the ranks share them."""
+        store = ensemble.open_store()
+        if missing := store.missing(cases):
+            self.print_to_log_file(f"Soft labels of {len(missing)} cases are missing, exporting them to {store.folder}")
+        # Shares are cut from all cases: what is missing changes while the other ranks export.
+        parts = dist.get_world_size() if self.is_ddp else 1
+        mine = shard(cases, parts, self.local_rank)
+        Exporter(ensemble, self.device).run(mine, progress=bool(missing) and self.local_rank == 0)
+        if self.is_ddp:
+            dist.barrier()
+        return store
+
+    def describe_soft_labels(self, store: SoftLabelStore, training: list[str]) -> None:
+        """Logs how well stored soft labels agree with the reference."""
+        dice = np.array([store.record(c)["reference_dice"] for c in training], dtype=float)
+        self.print_to_log_file(
+            f"Soft labels against the reference, mean Dice of {len(training)} training cases: {np.nanmean(dice):.4f}"
+        )
+
+    def describe_teachers(self, ensemble: TeachingEnsemble, validation: list[str]) -> None:
+        """Logs who teaches, and warns when teachers have seen the cases that will be validated."""
+        self.print_to_log_file(f"Teachers: {ensemble.describe()}")
+        if self.fold != "all" and (seen := ensemble.seen_by_teachers(validation)):
+            self.print_to_log_file(
+                f"WARNING: teachers were trained on {len(seen)} of {len(validation)} validation cases of this fold; "
+                "its cross-validation Dice is optimistic. Test on other cases, or use ensemble.membership same_fold."
+            )
+
+    def start_from_best_member(self, ensemble: TeachingEnsemble) -> None:
+        """Loads the weights of the teacher with the highest validation Dice (Noothout et al. 2022, Section 2.2)."""
+        scores = {}
+        for model in ensemble.models:
+            for fold in model.folds:
+                summary = model.validation_summary(fold)
+                if summary is not None:
+                    scores[(model, fold)] = summary["foreground_mean"]["Dice"]
+        if not scores:
+            raise UserError(
+                "kd.student.start is best_member, but no teacher has a validation/summary.json; validate them with "
+                "nnUNetv2_train ... --val, or use start random."
+            )
+        model, fold = max(scores, key=lambda k: scores[k])
+        file = model.checkpoint_file(fold)
+        try:
+            self.bare_network.load_state_dict(load_checkpoint_file(file)["network_weights"])
+        except RuntimeError as err:
+            raise UserError(
+                f"kd.student.start is best_member, but {file} has another architecture than the student; plan the "
+                "student with --student same, or use start random."
+            ) from err
+        self.print_to_log_file(f"Starting from {file} (validation Dice {scores[(model, fold)]:.4f})")
+
+    @property
+    def bare_network(self) -> torch.nn.Module:
+        """The student without DDP's and torch.compile's wrappers."""
+        network = self.network.module if self.is_ddp else self.network
+        return network._orig_mod if isinstance(network, OptimizedModule) else network
+
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        """Logs one value per loss term and epoch, the mean over iterations and ranks."""
+        super().on_train_epoch_end(train_outputs)
+        for name in self._curves:
+            value = float(np.mean([o[name] for o in train_outputs])) if name in train_outputs[0] else 0.0
+            if self.is_ddp:
+                values: list[Any] = [None] * dist.get_world_size()
+                dist.all_gather_object(values, value)
+                value = float(np.mean(values))
+            self.logger.log(name, value, self.current_epoch)
+
+    def on_epoch_end(self) -> None:
+        """Prints the terms and draws their curves."""
+        log = self.logger.local_logger.my_fantastic_logging
+        self.print_to_log_file("loss terms", {n: round(log[n][-1], 4) for n in self._curves})
+        super().on_epoch_end()
+        if self.local_rank == 0:
+            append_curves(Path(self.output_folder) / "progress.png", {n: log[n] for n in self._curves})
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """nnU-Net's validation, then a comparison with the teachers that validated the same cases."""
+        super().perform_actual_validation(save_probabilities)
+        # A student of all cases was validated on its own training cases: no comparison would be fair.
+        if self.local_rank == 0 and self.fold != "all" and self.kd.student.check_teachers:
+            self.compare_with_teachers()
+
+    def compare_with_teachers(self) -> None:
+        """Logs the Dice of student and teachers on the cases that both validated."""
+        summary = Path(self.output_folder) / "validation" / "summary.json"
+        try:
+            lines = compare_validation(summary, self.teaching_ensemble().models)
+        except UserError as error:  # the student is trained and validated: teachers that are gone must not fail it now
+            lines = [f"No comparison with the teachers: {error}"]
+        for line in lines:
+            self.print_to_log_file(line)
