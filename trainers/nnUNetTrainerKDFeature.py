@@ -25,7 +25,7 @@ class nnUNetTrainerKDFeature(nnUNetTrainerKDOnline):
         if len(networks) != 1:
             raise UserError(
                 f"kd.teachers: nnUNetTrainerKDFeature has one teacher network, found {len(networks)} "
-                f"({ensemble.describe()}); name one fold (plan --teachers FOLDER:0), set ensemble.membership=same_fold, "
+                f"({ensemble.describe()}); name one fold (plan --teachers FOLDER:0), set ensemble.membership=same_fold "
                 "or use nnUNetTrainerKDMultiTeacher."
             )
         super().load_teachers(ensemble)

@@ -11,7 +11,6 @@ from nnunet_kd.errors import UserError, exit_on_user_error
 from nnunet_kd.feature_taps import FeatureTaps
 from nnunet_kd.loss_terms import active_feature_terms
 from nnunet_kd.losses import FeatureDistillationLoss, active_terms
-from nnunet_kd.losses.feature_distillation import REGION_TERMS
 from nnunet_kd.losses.regions import unpack_reference, with_background
 from nnunet_kd.online_teachers import (
     Lesson,
@@ -33,7 +32,7 @@ class nnUNetTrainerKDOnline(nnUNetTrainerKDStudent):
     """Frozen teachers in memory see the student's augmented patches; the student imitates predictions and features.
 
     Teachers, feature losses and their projection heads exist only while training: a validation needs none of them.
-    They are no part of ``self.network``; the heads have an optimizer of their own and their own entry in the checkpoint.
+    They are no part of ``self.network``; the heads have an optimizer and an entry in the checkpoint of their own.
     """
 
     online_teachers: tuple[OnlineTeacher, ...] = ()
@@ -148,8 +147,8 @@ class nnUNetTrainerKDOnline(nnUNetTrainerKDStudent):
             self.head_optimizer.load_state_dict(self._resumed_heads["optimizer"])
         except (RuntimeError, ValueError) as err:
             raise UserError(
-                "the projection heads in the checkpoint do not fit kd.features and kd.teachers; continue with the plans "
-                "that the training began with, or start anew without --c."
+                "the projection heads in the checkpoint do not fit kd.features and kd.teachers; continue with the "
+                "plans that the training began with, or start anew without --c."
             ) from err
 
     def on_train_epoch_start(self) -> None:
@@ -196,7 +195,11 @@ class nnUNetTrainerKDOnline(nnUNetTrainerKDStudent):
         return total, {**{f"kd_{k}": v for k, v in terms.items()}, TEACHER_WEIGHTS: weights}
 
     def teacher_probabilities(self, data: Tensor) -> tuple[list[Tensor], Tensor | None]:
-        """Probabilities (B, C, *spatial) of every teacher, and where they are known (B, 1, *spatial); None: everywhere."""
+        """Probabilities (B, C, *spatial) of every teacher, and where they are known (B, 1, *spatial), None: everywhere.
+
+        Args:
+            data: the whole ``data`` of the batch; teachers in memory have seen its images already.
+        """
         return [probabilities_of(x.logits, self.label_manager.has_regions) for x in self._lessons], None
 
     def weigh_teachers(self, probabilities: list[Tensor], classes: Tensor, valid: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nnunet_kd.config import Distillation
-from nnunet_kd.losses.ramps import ramp
+from nnunet_kd.losses.ramps import ramped_weight
 from nnunet_kd.losses.soft_labels import (
     KLDivergence,
     MSEOfProbabilities,
@@ -152,13 +152,9 @@ class DistillationLoss(nn.Module):
             for name, term in self.terms.items():
                 value = weight * term.of(pair)
                 sums[name] = sums[name] + value if name in sums else value
-        return {name: value * self._weight(name, progress) for name, value in sums.items()}
+        return {name: value * ramped_weight(getattr(self.config, name), progress) for name, value in sums.items()}
 
     def _voxel_weights(self, soft_labels: Tensor, unlabeled: int, kind: str) -> Tensor:
         """(B, 1, *spatial): 1 for labeled cases, by how sure the teachers are for the last ``unlabeled`` ones."""
         labeled = torch.ones_like(soft_labels[:-unlabeled, :1])
         return torch.cat((labeled, voxel_weights(soft_labels[-unlabeled:], kind, self.sigmoid)))
-
-    def _weight(self, name: str, progress: float) -> float:
-        term = getattr(self.config, name)
-        return term.weight * ramp(term.ramp, progress, term.ramp_length)

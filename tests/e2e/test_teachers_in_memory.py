@@ -202,7 +202,8 @@ def test_stored_teachers_train_with_nnunets_command(workspace, teachers):
     workspace.plan(
         "MultiStored", "-c", "3d_fullres", "--student", "width=0.25", "--teachers", teachers["3d_fullres"],
         "--batch_size", "2", "schedule.iterations_per_epoch=3", "multi_teacher.weights=paper",
-        "multi_teacher.source=stored", "ensemble.name=each", "schedule.num_epochs=1", "ensemble.mirroring=false", *NO_FEATURES,
+        "multi_teacher.source=stored", "ensemble.name=each", "schedule.num_epochs=1",
+        "ensemble.mirroring=false", *NO_FEATURES,
     )  # fmt: skip
     workspace.run("nnUNetv2_kd", "softlabels", "-d", "4", "-c", "3d_fullres", "-p", "MultiStored", "-device", "cpu")
     stores = list((workspace.preprocessed / "kd_softlabels").glob("each-*"))
