@@ -140,6 +140,8 @@ class nnUNetTrainerKDOnline(nnUNetTrainerKDStudent):
 
     def _load_heads(self, losses: list[FeatureDistillationLoss]) -> None:
         if self._resumed_heads is None or self.head_optimizer is None:
+            if self.current_epoch > 0:
+                self.print_to_log_file("WARNING: the checkpoint has no projection heads, they start anew.")
             return
         try:
             for loss, weights in zip(losses, self._resumed_heads["weights"], strict=True):

@@ -262,11 +262,14 @@ def taps(
     from nnunet_kd.planning.taps import describe_pairs, list_taps
 
     patch = plans.get_configuration(configuration).patch_size
-    student = list_taps(f"{plans.plans_name} ({config.role})", plans, configuration, dataset_json, STOCK_TRAINER, patch)
+    pairs = config.features.pairs
+    name = f"{plans.plans_name} ({config.role})"
+    mine, theirs = [p.student for p in pairs], [p.teacher for p in pairs]
+    student = list_taps(name, plans, configuration, dataset_json, STOCK_TRAINER, patch, mine)
     lines = [f"{configuration}, patch {' x '.join(map(str, patch))}", str(student)]
     for m in teacher_models(configuration, base.plans_name, config, results):
         name, trainer = m.folder.name, m.folder.name.split("__")[0]
-        teacher = list_taps(name, m.plans_manager, m.configuration, m.dataset_json, trainer, patch)
+        teacher = list_taps(name, m.plans_manager, m.configuration, m.dataset_json, trainer, patch, theirs)
         lines += [str(teacher), describe_pairs(student, teacher, config.features)]
     return "\n".join(lines)
 

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_kd.cross_teaching_terms import CrossTeaching
-from nnunet_kd.loss_terms import Term
-from nnunet_kd.losses.ramps import ramp
+from nnunet_kd.losses.ramps import ramped_weight
 from nnunet_kd.losses.segmentation import dice_loss
 
 SMALLEST_PROBABILITY = 1e-8
@@ -145,8 +144,8 @@ class CrossTeachingLoss(nn.Module):
             progress: fraction of the training that has passed, in [0, 1].
         """
         c, names = self.config, self.terms()
-        distil = _weight(c.distillation, progress)
-        semi = _weight(c.unlabeled, progress)
+        distil = ramped_weight(c.distillation, progress)
+        semi = ramped_weight(c.unlabeled, progress)
         mean = mean_probabilities(others, self.sigmoid) if c.distills or c.supervises else None
         values: dict[str, Tensor] = {}
         for name, part, weight in (
@@ -170,7 +169,3 @@ class CrossTeachingLoss(nn.Module):
             supervised = pseudo_dice_loss(student[labeled:], labels, self.sigmoid)
             values["pseudo_supervision"] = semi * c.pseudo_supervision_weight * supervised
         return values
-
-
-def _weight(term: Term, progress: float) -> float:
-    return term.weight * ramp(term.ramp, progress, term.ramp_length)

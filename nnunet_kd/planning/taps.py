@@ -48,6 +48,7 @@ def list_taps(
     dataset_json: dict[str, Any],
     trainer: str,
     patch: Sequence[int],
+    named: Sequence[str] = (),
 ) -> TapList:
     """Features of the network that plans describe, for a patch; on the meta device where the network allows it.
 
@@ -58,23 +59,27 @@ def list_taps(
         dataset_json: gives input channels and classes.
         trainer: trainer that builds the network.
         patch: spatial size of the input; the student's patch for teachers too.
+        named: further features, which the user has named.
 
     Raises:
-        UserError: when the network cannot take the patch.
+        UserError: when the network cannot take the patch, or has no feature of that name.
     """
     inputs = determine_num_input_channels(plans_manager, plans_manager.get_configuration(configuration), dataset_json)
     shape = (inputs, *patch)
     try:
-        return _measure(network, build_for_planning(plans_manager, configuration, dataset_json, trainer, "meta"), shape)
+        return _measure(
+            network, build_for_planning(plans_manager, configuration, dataset_json, trainer, "meta"), shape, named
+        )
     except (NotImplementedError, UserError):  # a network that needs values, not only shapes
-        return _measure(network, build_for_planning(plans_manager, configuration, dataset_json, trainer, "cpu"), shape)
+        return _measure(
+            network, build_for_planning(plans_manager, configuration, dataset_json, trainer, "cpu"), shape, named
+        )
 
 
-def _measure(name: str, network: Any, shape: Sequence[int]) -> TapList:
+def _measure(name: str, network: Any, shape: Sequence[int], named: Sequence[str]) -> TapList:
     layers = feature_names(network)
-    if not layers:
-        return TapList(name, measure_layers(network, shape), {})
-    return TapList(name, measure_features(network, shape, list(layers)), layers)
+    shapes = measure_features(network, shape, [*layers, *named])
+    return TapList(name, shapes if layers else measure_layers(network, shape) | shapes, layers)
 
 
 def describe_pairs(student: TapList, teacher: TapList, features: Features) -> str:

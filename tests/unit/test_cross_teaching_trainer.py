@@ -3,13 +3,13 @@
 import sys
 from pathlib import Path
 
+import nnunet_kd.trainers  # noqa: F401
 import numpy as np
 import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.run.run_training import get_trainer_from_args
 
-import nnunet_kd.trainers  # noqa: F401
 from nnunet_kd.cli import main
 from nnunet_kd.planning.recipes import load_recipe
 from nnunet_kd.teachers import load_checkpoint_file

@@ -36,7 +36,10 @@ def test_named_pairs_are_shown_and_networks_without_names_list_their_layers(fold
     assert "features of this network have no names" in printed
     assert "body.0   5         16 x 16  body.0" in printed
     assert "pairs with nnUNetTrainer__Plain__2d: bottleneck <- body.0" in printed
-    plan("-c", "2d", "--teachers", "nnUNetTrainer__Plain__2d", "--list-taps")
+    wrong = pairs.replace("body.0", "body.7")
+    arguments = ["-c", "2d", "--teachers", "nnUNetTrainer__Plain__2d", "--list-taps"]
+    assert "feature 'body.7'" in refuse(capsys, *arguments, "--set", wrong)
+    plan(*arguments)
     assert "kd.features.pairs: no two features" in capsys.readouterr().out
 
 
