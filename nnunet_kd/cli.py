@@ -12,6 +12,7 @@ COMMANDS = {
     "plan": "write plans for a student or a teacher, compare the two, print the next commands",
     "softlabels": "export, import or verify the soft labels of an ensemble",
     "evaluate": "compare predictions with references: overlap, volumes, surface distances",
+    "convert": "turn the papers' data sets, or any folders of images and labels, into nnU-Net data sets",
     "demo": "the whole way on a small synthetic data set, in about five minutes",
     "env": "print the environment variable by which nnU-Net finds the trainers",
 }
