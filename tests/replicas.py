@@ -49,7 +49,7 @@ def write_nifti(path: Path, array: np.ndarray, matrix: np.ndarray, dtype: str | 
 def edit_header(path: Path, **fields) -> None:
     """Changes fields of an uncompressed or compressed NIfTI header, nothing else."""
     image = nib.load(path)
-    array = np.array(image.dataobj)  # a copy: the file is written again
+    array = np.asanyarray(image.dataobj).copy()  # the file is written again
     header = image.header.copy()
     for key, value in fields.items():
         header[key] = value
@@ -102,7 +102,7 @@ def acdc(
 def lits(
     root: Path, train: Iterable[int] = range(131), test: Iterable[int] = range(70), shape=SHAPE, pixdim=(0.7, 0.7, 2.0)
 ) -> Path:
-    """Two batch folders; orientation varies; volumes 28 to 47 have identity affines with the true voxel size in pixdim."""
+    """Two batch folders; orientation varies; volumes 28 to 47 have identity affines, their size in pixdim."""
     for n in train:
         folder = root / f"Training Batch {1 if n < 28 else 2}"
         image, label = folder / f"volume-{n}.nii", folder / f"segmentation-{n}.nii"

@@ -1,6 +1,10 @@
 """``nnUNetv2_kd convert``."""
 
 import argparse
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from nnunet_kd.dataset_conversion.declare import REPRODUCE, RawDataset, Request
@@ -83,9 +87,6 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Converts, or lists what can be converted."""
-    import signal
-    import sys
-
     from nnunetv2.configuration import default_num_processes
 
     from nnunet_kd.dataset_conversion.convert import convert
@@ -100,8 +101,6 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"convert: name a data set ({', '.join(datasets)} or {FOLDERS}), or add --list.")
     if args.np is not None and args.np < 1:
         raise UserError(f"-np {args.np}: expected at least 1.")
-    # What clusters send before they kill: let the working folder be removed
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     dataset = _folders(args) if args.dataset == FOLDERS else datasets[args.dataset]
     request = Request(
         raw=args.i,
@@ -115,13 +114,29 @@ def run(args: argparse.Namespace) -> None:
         dry_run=args.dry_run,
         options={o.flag: v for o in dataset.options if (v := getattr(args, o.flag)) is not None},
     )
-    target = convert(dataset, request)
+    with _stoppable():
+        target = convert(dataset, request)
     if target is None:
         return
     print(f"Wrote {target}")
     print(f"Next: nnUNetv2_plan_and_preprocess -d {int(target.name[7:10])} --verify_dataset_integrity")
     if dataset.paper:
         print(f"Then: {REPRODUCE}, {dataset.paper}")
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Ctrl+C, and what clusters send before they kill, end the command after the working folder is removed."""
+    signals = (signal.SIGINT, signal.SIGTERM)
+    previous = [signal.signal(s, lambda number, _: sys.exit(128 + number)) for s in signals]
+    try:
+        yield
+    except SystemExit:
+        print("nnunet_kd: stopped; nothing was written.", file=sys.stderr, flush=True)
+        raise
+    finally:
+        for s, handler in zip(signals, previous, strict=True):
+            signal.signal(s, handler)
 
 
 def _folders(args: argparse.Namespace) -> RawDataset:

@@ -17,6 +17,7 @@ SPLIT = Option(
     choices=("leave_one_site_out", "site_pairs"),
     default="leave_one_site_out",
 )
+CASES = 116
 PAPER = "Ben Loussaief et al. 2023, Sec. 3.1"
 
 
@@ -33,6 +34,9 @@ def find(scan: Scan, options: Mapping[str, Any]) -> None:
             name = f"{site}_{stem}"
             role: Role = "test" if name in test else "train"
             scan.add(role, name, [path], scan.image(folder, f"{stem}_segmentation", "the label"), site)
+    number = len(scan.cases["train"]) + len(scan.cases["test"])
+    if number < CASES:
+        scan.missing(f"{scan.root}: {number} cases, the full data set has {CASES} (--allow_missing accepts that).")
 
 
 def make_splits(cases: Sequence[Case], options: Mapping[str, Any]) -> list[Fold]:
@@ -74,7 +78,6 @@ DATASET = RawDataset(
     "Data, IEEE Trans. Med. Imaging 39(9); Liu et al. 2020: Shape-aware Meta-learning for Generalizing Prostate MRI "
     "Segmentation to Unseen Domains, MICCAI",
     page="https://liuquande.github.io/SAML/",
-    expected={"train": 116},
     splits=make_splits,
     options=(SPLIT,),
     notes=("UCL, BIDMC and HK come from PROMISE12: do not test on one what was trained on the other",),

@@ -1,7 +1,6 @@
 """From a raw folder to ``nnUNet_raw/DatasetXXX_NAME``: look, tell, check everything, write, publish."""
 
-import os
-import shutil
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -41,7 +40,8 @@ def convert(dataset: RawDataset, request: Request) -> Path | None:
     Raises:
         UserError: with every problem at once; nothing is left behind then, and an earlier data set is untouched.
     """
-    target = targets.target_folder(request.dataset_id or dataset.dataset_id, dataset.name)
+    dataset_id = dataset.dataset_id if request.dataset_id is None else request.dataset_id
+    target = targets.target_folder(dataset_id, dataset.name)
     root = locate(request.raw, dataset)
     scan = Scan(root, request.allow_missing, request.allow_extra)
     dataset.find(scan, request.options)
@@ -51,8 +51,11 @@ def convert(dataset: RawDataset, request: Request) -> Path | None:
     folds = dataset.splits(scan.cases["train"], request.options) if dataset.splits else []
     splits = [{"train": list(f.train), "val": list(f.val)} for f in folds]
     if not request.dry_run:
-        scan.problems.extend(targets.check_target(target, request.overwrite, splits))
-        scan.problems.extend(_check_space(scan, target, request.link))
+        files = [f for role in ROLES for c in scan.cases[role] for f in (*c.images, *([c.label] if c.label else []))]
+        refused = targets.check_target(target, request.overwrite, splits, files)
+        refused += targets.check_space(target, files, request.link)
+        if refused:  # at once: reading every image can take hours
+            raise UserError(_list_problems(root, [*refused, *scan.problems]))
     scan.notes.extend(f"{f}: left by a conversion that was killed, or still runs" for f in targets.leftovers(target))
     print(describe(dataset, scan, folds, target, ending, request.link), flush=True)
 
@@ -109,7 +112,9 @@ def _run(
                 rules = replace(rules, write=False)
             yield key, outcome
         return
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+    # Ctrl+C is this process's business; the workers end with it
+    quiet = (signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(processes, get_context("spawn"), signal.signal, quiet) as pool:
         futures = {pool.submit(transfer, case, *_places(folder, key[0]), rules): key for key, case in jobs.items()}
         try:
             for future in as_completed(futures):
@@ -137,30 +142,6 @@ def _check_labels(dataset: RawDataset, seen: set[int], scan: Scan) -> list[str]:
         print(f"note: {text}")
         return []
     return [f"{text}; is this another variant of the data set? (--allow_missing accepts it)"]
-
-
-def _check_space(scan: Scan, target: Path, link: str | None) -> list[str]:
-    files = [f for r in ROLES for c in scan.cases[r] for f in (*c.images, *([c.label] if c.label else []))]
-    if not files:
-        return []
-    parent = next(p for p in target.parents if p.exists())
-    if link == "hard" and any(os.stat(f).st_dev != os.stat(parent).st_dev for f in files if f.exists()):
-        return [f"--link hard: {files[0]} and {parent} are on different file systems; take --link symbolic."]
-    if link:
-        return []
-    needed = sum(f.stat().st_size for f in _plain_files(files))
-    free = shutil.disk_usage(parent).free
-    if needed > free:
-        return [f"{parent}: about {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free; --link needs next to none."]
-    return []
-
-
-def _plain_files(files: Sequence[Path]) -> Iterator[Path]:
-    for file in files:
-        if file.is_dir():
-            yield from (p for p in file.iterdir() if p.is_file())
-        elif file.is_file():
-            yield file
 
 
 def _list_problems(root: Path, problems: Sequence[str]) -> str:

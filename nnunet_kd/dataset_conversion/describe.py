@@ -51,10 +51,7 @@ def summarise_log(log: Sequence[tuple[Path, str]]) -> list[str]:
     files: dict[str, list[str]] = {}
     for path, text in log:
         files.setdefault(text, []).append(path.name)
-    return [
-        f"log: {text}: {len(names)} {'file' if len(names) == 1 else 'files'} ({abridge(names, 5)})"
-        for text, names in files.items()
-    ]
+    return [f"log: {text} ({len(names)}: {abridge(names, 5)})" for text, names in files.items()]
 
 
 def write_description(
@@ -91,7 +88,7 @@ def write_description(
         write_json(folder / "splits_final.json", [{"train": list(f.train), "val": list(f.val)} for f in folds])
 
     def relative(text: str) -> str:
-        return text.replace(str(scan.root) + os.sep, "")
+        return text.replace(str(scan.root) + os.sep, "").replace(str(scan.root), ".")
 
     conversion = {
         "options": {k: (relative(str(v)) if isinstance(v, Path) else v) for k, v in request.options.items()},

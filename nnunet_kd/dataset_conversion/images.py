@@ -73,6 +73,13 @@ def load_nifti(path: Path) -> Any:
     return image
 
 
+def load_header(path: Path) -> Any:
+    """The NIfTI header as it is in the file; ``nibabel.load`` resets the voxels' offset and scaling in its own."""
+    image = load_nifti(path)
+    with image.file_map["image"].get_prepare_fileobj("rb") as file:
+        return _try(lambda p: type(image.header).from_fileobj(file), path)
+
+
 def nifti_geometry(header: Any) -> Geometry:
     """Geometry of a NIfTI header, with the affine that nibabel prefers (the sform where there is one)."""
     shape = tuple(int(n) for n in header.get_data_shape())

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,9 +31,11 @@ def target_folder(dataset_id: int, name: str) -> Path:
     return Path(nnUNet_raw) / f"Dataset{dataset_id:03d}_{name}"
 
 
-def check_target(target: Path, overwrite: bool, splits: list[dict[str, list[str]]]) -> list[str]:
-    """What speaks against writing to ``target``: it is there, its ID is taken, other splits are in the way."""
+def check_target(target: Path, overwrite: bool, splits: list[dict[str, list[str]]], files: Sequence[Path]) -> list[str]:
+    """What speaks against writing to ``target``: it is there, is the source, has a taken ID, or other folds."""
     problems = []
+    if inside := next((f for f in files if f.resolve().is_relative_to(target.resolve())), None):
+        problems.append(f"{inside}: belongs to {target}, which would be replaced; convert from somewhere else.")
     if target.exists() and not overwrite:
         problems.append(f"{target}: is there already; --overwrite replaces it, -d takes another ID.")
     dataset_id = int(target.name[7:10])
@@ -45,6 +48,20 @@ def check_target(target: Path, overwrite: bool, splits: list[dict[str, list[str]
             f"{there}: holds other folds, which nnU-Net would use; remove it, or replace it with --overwrite."
         )
     return problems
+
+
+def check_space(target: Path, files: Sequence[Path], link: str | None) -> list[str]:
+    """Whether hard links are possible, or copies fit on the disk (by the size of the raw files)."""
+    parent = next(p for p in target.absolute().parents if p.exists())
+    there = [p for f in files for p in (f.iterdir() if f.is_dir() else [f]) if p.is_file()]
+    if link == "hard":
+        device = parent.stat().st_dev
+        apart = next((p for p in there if p.stat().st_dev != device), None)
+        return [f"--link hard: {apart} and {parent} are on different file systems; take --link symbolic."] * bool(apart)
+    needed, free = sum(p.stat().st_size for p in there), shutil.disk_usage(parent).free
+    if link is None and needed > free:
+        return [f"{parent}: about {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free; --link needs next to none."]
+    return []
 
 
 def preprocessed_splits(name: str) -> Path | None:
@@ -118,6 +135,8 @@ class Staging:
                 raise
         except OSError as err:
             raise UserError(f"{self.target}: cannot be written ({err.strerror}).") from None
+        if old.is_symlink():
+            old.unlink()
         shutil.rmtree(old, ignore_errors=True)
 
     def __exit__(

@@ -158,12 +158,12 @@ def _read(path: Path, rules: Rules, log: list[tuple[Path, str]]) -> tuple[_Sourc
     geometry, voxels = images.read_image(path)
     if not images.is_nifti(path):
         return _Source(path, geometry), voxels
-    header = images.load_nifti(path).header
+    header = images.load_header(path)
+    original = header.binaryblock
     done = rules.repair(header) if rules.repair else None
     if done:
         log.append((path, done))
-    repaired = header != images.load_nifti(path).header
-    return _Source(path, images.nifti_geometry(header), header, repaired), voxels
+    return _Source(path, images.nifti_geometry(header), header, header.binaryblock != original), voxels
 
 
 def _write_image(source: _Source, target: Path, rules: Rules) -> None:
