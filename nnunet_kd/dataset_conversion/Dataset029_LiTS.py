@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_kd.dataset_conversion import headers
-from nnunet_kd.dataset_conversion.declare import RawDataset, numbered
+from nnunet_kd.dataset_conversion.declare import REGIONS, RawDataset, numbered
 from nnunet_kd.dataset_conversion.scan import Scan
 
 
@@ -50,6 +50,8 @@ DATASET = RawDataset(
     expected={"train": numbered("LiTS_{:03d}", 0, 130), "test": numbered("LiTS_test_{:03d}", 0, 69)},
     repair=headers.affine_from_spacing,
     reader="NibabelIOWithReorient",  # the orientation varies from case to case
+    regions={"background": (0,), "liver": (1, 2), "tumor": (2,)},
+    options=(REGIONS,),
     notes=(
         "volumes 28 to 47 have identity affines: their voxel size is taken from pixdim, their orientation is not known",
     ),

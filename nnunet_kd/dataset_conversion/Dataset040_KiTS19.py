@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nnunet_kd.dataset_conversion.declare import Option, RawDataset, Role, numbered
+from nnunet_kd.dataset_conversion.declare import REGIONS, Option, RawDataset, Role, numbered
 from nnunet_kd.dataset_conversion.scan import Scan
 from nnunet_kd.errors import UserError
 
@@ -73,6 +73,7 @@ DATASET = RawDataset(
     "Segmentations, and Surgical Outcomes, arXiv:1904.00445",
     page="https://github.com/neheller/kits19",
     expected={"train": numbered("case_{:05d}", 0, 209), "test": numbered("case_{:05d}", 210, 299)},
-    options=(DROP, CORRECTED),
+    regions={"background": (0,), "kidney": (1, 2), "tumor": (2,)},
+    options=(REGIONS, DROP, CORRECTED),
     paper="LiTS and KiTS19",
 )

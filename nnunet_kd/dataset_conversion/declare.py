@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 Role = Literal["train", "test", "unlabeled"]
 ROLES: tuple[Role, ...] = ("train", "test", "unlabeled")
+GROUPS = "groups.csv"
 REPRODUCE = "docs/how-to/reproduce-the-papers.md"
 
 
@@ -52,6 +53,11 @@ class Option:
     is_folder: bool = False
 
 
+REGIONS = Option(
+    "regions", "region-based labels: the organ includes its tumour, as the challenges and the papers evaluate it"
+)
+
+
 @dataclass(frozen=True)
 class RawDataset:
     """A data set as it is downloaded, and what it shall become.
@@ -71,6 +77,8 @@ class RawDataset:
         splits: makes the folds from the training cases; None leaves the splits to nnU-Net.
         repair: mends a NIfTI header that is known to be broken, in place; returns what it did, or None.
         reader: nnU-Net's reader, where the one that it takes by the file ending will not do.
+        regions: region-based labels that take the place of ``labels`` when the option ``regions`` is set; a later one
+            lies within the earlier ones.
         options: of this data set alone.
         notes: what a user should know before the conversion.
         paper: heading of the data set's section in docs/how-to/reproduce-the-papers.md.
@@ -92,6 +100,7 @@ class RawDataset:
     splits: Callable[[Sequence[Case], Mapping[str, Any]], list[Fold]] | None = None
     repair: Callable[[Any], str | None] | None = None
     reader: str | None = None
+    regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     options: tuple[Option, ...] = ()
     notes: tuple[str, ...] = ()
     paper: str = ""

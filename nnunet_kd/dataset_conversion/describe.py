@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_kd import __version__
-from nnunet_kd.dataset_conversion.declare import ROLES, Case, Fold, RawDataset, Request
+from nnunet_kd.dataset_conversion.declare import GROUPS, ROLES, Case, Fold, RawDataset, Request
 from nnunet_kd.dataset_conversion.scan import Scan, abridge
 from nnunet_kd.files import load_json_file, write_json
 
@@ -63,13 +63,16 @@ def write_description(
     request: Request,
     log: Sequence[tuple[Path, str]],
 ) -> None:
-    """Writes ``dataset.json``, ``conversion.json`` and, where there are folds, ``splits_final.json``."""
+    """Writes ``dataset.json``, ``conversion.json``, and where they apply ``splits_final.json`` and ``groups.csv``."""
     from nnunetv2.dataset_conversion.generate_dataset_json import generate_dataset_json
 
+    labels: dict[str, int | tuple[int, ...]] = dict(dataset.labels)
+    if request.options.get("regions"):
+        labels = {name: values if len(values) > 1 else values[0] for name, values in dataset.regions.items()}
     generate_dataset_json(
         str(folder),
         dict(dataset.channel_names),
-        dict(dataset.labels),
+        labels,
         len(scan.cases["train"]),
         ending,
         dataset_name=dataset.name,
@@ -78,6 +81,7 @@ def write_description(
         license=dataset.licence,
         converted_by=f"nnUNetv2_kd convert, nnunet_kd {__version__}",
         overwrite_image_reader_writer=dataset.reader,
+        regions_class_order=list(dataset.labels.values())[1:] if request.options.get("regions") else None,
         numTest=len(scan.cases["test"]),
         numUnlabeled=len(scan.cases["unlabeled"]),
     )
@@ -86,6 +90,11 @@ def write_description(
     write_json(file, load_json_file(file) | {"citation": dataset.citation})
     if folds:
         write_json(folder / "splits_final.json", [{"train": list(f.train), "val": list(f.val)} for f in folds])
+
+    groups = [(c.name, c.group) for role in ROLES for c in scan.cases[role]]
+    if any(name != group for name, group in groups):
+        rows = ["case,group", *(f"{name},{group}" for name, group in groups)]
+        (folder / GROUPS).write_text("\n".join(rows) + "\n", encoding="utf-8")
 
     def relative(text: str) -> str:
         return text.replace(str(scan.root) + os.sep, "").replace(str(scan.root), ".")

@@ -97,6 +97,9 @@ def test_acdc_keeps_the_frames_of_a_patient_in_one_fold(tmp_path, nnunet_raw):
         assert len(patients[0] | patients[1]) == 12
     assert len(folds[5]["val"]) == 20  # ten patients, two frames each
 
+    groups = (nnunet_raw / "Dataset027_ACDC" / "groups.csv").read_text().splitlines()
+    assert groups[:3] == ["case,group", "patient001_frame01,patient001", "patient001_frame10,patient001"]
+
     convert("ACDC", raw, "--allow_missing", "--frames", "ED", "-d", "28")
     target = nnunet_raw / "Dataset028_ACDC"
     assert names(target) == [f"patient{i:03d}_frame01.nii.gz" for i in range(1, 13)]
@@ -153,6 +156,20 @@ def test_kits19_keeps_the_large_case_and_splits_at_210(tmp_path, nnunet_raw):
     assert names(target) == [f"case_{n:05d}.nii.gz" for n in (0, 15, 23, 37, 160, 209)]
     assert names(target, "imagesTs") == ["case_00210_0000.nii.gz", "case_00299_0000.nii.gz"]
     assert nib.load(target / "imagesTr" / "case_00160_0000.nii.gz").shape == (2, 512, 796)
+
+
+@pytest.mark.parametrize(
+    ("name", "organ", "make"), [("LiTS", "liver", replicas.lits), ("KiTS19", "kidney", replicas.kits19)]
+)
+def test_regions_put_the_tumour_into_the_organ(name, organ, make, tmp_path, nnunet_raw):
+    raw = make(tmp_path / name, (0, 1))
+    convert(name, raw, "--allow_missing", "--allow_extra", "--regions")
+    (target,) = nnunet_raw.iterdir()
+    description = read_json(target / "dataset.json")
+    assert description["labels"] == {"background": 0, organ: [1, 2], "tumor": 2}
+    assert description["regions_class_order"] == [1, 2]
+    (label, *_) = sorted((target / "labelsTr").iterdir())
+    assert set(np.unique(voxels(label))) == {0, 1, 2}
 
 
 def test_kits19_as_the_authors_of_nnunet_used_it(tmp_path, nnunet_raw):
