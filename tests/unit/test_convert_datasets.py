@@ -1,6 +1,8 @@
 """``nnUNetv2_kd convert NAME`` on replicas of the real layouts: cases, labels, geometry, folds, description."""
 
+import argparse
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -9,9 +11,12 @@ import SimpleITK as sitk
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 
 from nnunet_kd.cli import main
+from nnunet_kd.commands.convert import add_arguments
 from nnunet_kd.dataset_conversion.Dataset112_MICCAI2012Brain import CORTEX, OUTSIDE, TISSUES, UNRELIABLE
 from nnunet_kd.dataset_conversion.registry import find_datasets
 from tests import replicas
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def convert(name, raw, *options):
@@ -280,6 +285,27 @@ def test_every_declaration_is_complete():
         assert dataset.page.startswith("http")
         assert dataset.licence
         assert dataset.citation
+
+
+def test_every_flag_of_every_data_set_is_documented():
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    (subparsers,) = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    page = (ROOT / "docs" / "reference" / "commands.md").read_text()
+    section = page.split("## `convert`")[1].split("\n## ")[0]
+    howto = (ROOT / "docs" / "how-to" / "convert-datasets.md").read_text()
+    for name, subparser in subparsers.choices.items():
+        assert f"`{name}`" in section
+        for flag in {o for action in subparser._actions for o in action.option_strings} - {"-h", "--help"}:
+            assert f"`{flag}" in section, f"{name} {flag}"
+    for dataset in find_datasets().values():
+        assert f"| `{dataset.name}` | {dataset.dataset_id} |" in howto
+
+
+def test_the_papers_section_of_every_data_set_is_there():
+    page = (ROOT / "docs" / "how-to" / "reproduce-the-papers.md").read_text()
+    for dataset in find_datasets().values():
+        assert f"\n## {dataset.paper}\n" in page, dataset.name
 
 
 def test_list_names_every_data_set_and_nnunets_converter(capsys):
