@@ -99,7 +99,10 @@ def read_image(path: Path) -> tuple[Geometry, np.ndarray]:
     """
     if is_nifti(path):
         image = load_nifti(path)
-        return nifti_geometry(image.header), _try(lambda p: np.asanyarray(image.dataobj), path)
+        voxels = _try(lambda p: np.asanyarray(image.dataobj), path)
+        if voxels.dtype.kind not in "iuf":
+            raise ImageError(f"holds colours or complex values ({voxels.dtype}), expected one number per voxel")
+        return nifti_geometry(image.header), voxels
     if split_ending(path.name)[1] == ".png" and not path.is_dir():
         from skimage import io
 
@@ -128,15 +131,16 @@ def volume_geometry(volume: sitk.Image) -> Geometry:
     return Geometry(volume.GetSize(), volume.GetSpacing(), np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)
 
 
-def check_nnunet_reads(path: Path) -> None:
-    """nnU-Net reads .nii.gz with SimpleITK, which refuses axes that are not at right angles.
+def check_nnunet_reads(path: Path, ending: str) -> None:
+    """Data sets of .nii.gz are read by nnU-Net with SimpleITK, which refuses axes that are not at right angles.
 
     Raises:
         ImageError: when SimpleITK cannot read the header.
     """
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    _try(lambda p: reader.ReadImageInformation(), path)
+    if ending == ".nii.gz" and is_nifti(path):
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(path))
+        _try(lambda p: reader.ReadImageInformation(), path)
 
 
 def read_series(folder: Path) -> sitk.Image:

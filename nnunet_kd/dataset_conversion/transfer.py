@@ -106,8 +106,8 @@ def _check_image(
 ) -> _Source | None:
     try:
         source, voxels = _read(path, rules, log)
-        if rules.ending == ".nii.gz" and images.is_nifti(path) and not source.repaired:
-            images.check_nnunet_reads(path)
+        if not source.repaired:
+            images.check_nnunet_reads(path, rules.ending)
     except ImageError as err:
         problems.append(f"{path}: {err}.")
         return None
@@ -138,6 +138,11 @@ def _check_label(
         elif differences:
             hint = "" if differences[0].startswith("shape") else " (--label_geometry image takes the image's)"
             problems.append(f"{path}: differs from its image in {', '.join(differences)}{hint}.")
+        elif not label.repaired:
+            try:
+                images.check_nnunet_reads(path, rules.ending)
+            except ImageError as err:
+                problems.append(f"{path}: {err}.")
     distinct = np.unique(values)
     odd = distinct[~(np.isfinite(distinct) & (distinct == np.round(distinct)))]
     if odd.size:
@@ -192,16 +197,16 @@ def _write_label(label: _Source, values: _Labels, image: _Source, target: Path, 
         from skimage import io
 
         io.imsave(target, new, check_contrast=False)
-    elif label.header is not None and rules.ending in images.NIFTI:
+    elif label.header is not None and (same_place or image.header is not None):
         header = label.header.copy()
-        if not same_place and image.header is not None:
+        if not same_place:
             headers.copy_geometry(image.header, header)
         header.set_data_dtype(new.dtype)
         header.set_slope_inter(1, 0)
         header["cal_min"] = header["cal_max"] = 0
         nib.save(nib.Nifti1Image(new, None, header), target)
     else:
-        volume = sitk.GetImageFromArray(new)
+        volume = sitk.GetImageFromArray(new if label.header is None else new.transpose())
         volume.CopyInformation(images.read_volume(label.path if same_place else image.path))
         sitk.WriteImage(volume, str(target), useCompression=True)
 

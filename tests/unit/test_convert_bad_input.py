@@ -83,6 +83,12 @@ def shear(raw: Path) -> None:
         nib.save(volume, raw / file)
 
 
+def colour(raw: Path) -> None:
+    image = nib.load(raw / PATIENT)
+    array = np.zeros(image.shape, [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nib.save(nib.Nifti1Image(array, image.affine), raw / PATIENT)
+
+
 def dangle(raw: Path) -> None:
     (raw / PATIENT).unlink()
     (raw / PATIENT).symlink_to(raw / "nowhere.nii.gz")
@@ -160,6 +166,7 @@ CASES = {
     ),
     "two dimensions": ("SegTHOR", change(PATIENT, lambda a: a[..., 0]), ["has 2 dimensions [6, 5], expected 3"]),
     "sheared axes": ("SegTHOR", shear, ["Patient_01.nii.gz: cannot be read (", "orthonormal"]),
+    "colours": ("SegTHOR", colour, ["Patient_01.nii.gz: holds colours or complex values"]),
     "ACDC without Info.cfg": (
         "ACDC",
         remove("database/training/patient001/Info.cfg"),

@@ -94,6 +94,18 @@ def test_other_formats_and_mixtures_keep_voxels_and_geometry(image, label, new, 
         np.testing.assert_allclose(before.GetDirection(), after.GetDirection(), atol=1e-7)
 
 
+def test_a_label_of_another_format_takes_the_geometry_of_its_image(tmp_path, nnunet_raw):
+    folder = volumes(tmp_path / "liver", ".nrrd", label_ending=".nii.gz")
+    label = sitk.ReadImage(str(folder / "labels" / "a.nii.gz"))
+    moved = sitk.GetImageFromArray(sitk.GetArrayFromImage(label))
+    sitk.WriteImage(moved, str(folder / "labels" / "a.nii.gz"))
+    convert(folder, "--label_geometry", "image")
+    after = sitk.ReadImage(str(nnunet_raw / "Dataset300_liver" / "labelsTr" / "a.nii.gz"))
+    assert np.array_equal(sitk.GetArrayFromImage(after), sitk.GetArrayFromImage(label))
+    np.testing.assert_allclose(after.GetSpacing(), SPACING, rtol=1e-6)
+    np.testing.assert_allclose(after.GetOrigin(), label.GetOrigin(), rtol=1e-6)
+
+
 def test_channels_suffixes_unlabeled_and_test_cases(tmp_path, nnunet_raw):
     folder = volumes(tmp_path / "brain", ".nii.gz", ("a", "b", "t"), suffix="_seg", channels=("_0000", "_0001"))
     for name in ("unlabeled", "test"):
