@@ -25,8 +25,11 @@ def find(scan: Scan, options: Mapping[str, Any]) -> None:
             for path, match in scan.images(folder, r"(.+)_0000", recursive=True):
                 scan.add("unlabeled", match[1], [path])
         for folder, _ in scan.folders(place, VALIDATION):
+            labels_there = {m[0]: path for path, m in scan.images(folder, r".+(?<!_0000)", recursive=True)}
             for path, match in scan.images(folder, r"(.+)_0000", recursive=True):
-                scan.add("test", match[1], [path])
+                scan.add("test", match[1], [path], labels_there.pop(match[1], None))
+            for path in labels_there.values():
+                scan.extra(f"{path}: there is no validation image of that name.")
 
 
 DATASET = RawDataset(
@@ -45,6 +48,6 @@ DATASET = RawDataset(
     "abdominal organ quantification: the FLARE22 challenge, Lancet Digit. Health 6(11), arXiv:2308.05862",
     page="https://flare22.grand-challenge.org/Dataset/",
     expected={"train": numbered("FLARE22_Tr_{:04d}", 1, 50), "unlabeled": 2000, "test": 50},
-    notes=("the 50 validation cases become imagesTs; their labels are not published with them",),
+    notes=("the 50 validation cases become imagesTs; labels beside them, where there are any, labelsTs",),
     paper="FLARE22",
 )

@@ -218,6 +218,11 @@ CASES = {
         ),
         ["2 unlabeled cases would be called Case_00001; keep one of them"],
     ),
+    "FLARE22 validation label without an image": (
+        "FLARE22",
+        copy("Training/FLARE22_LabeledCase50/labels/FLARE22_Tr_0001.nii.gz", "Validation/FLARETs_0009.nii.gz"),
+        ["FLARETs_0009.nii.gz: there is no validation image of that name"],
+    ),
     "FLARE22 without a label": (
         "FLARE22",
         remove("Training/FLARE22_LabeledCase50/labels/FLARE22_Tr_0001.nii.gz"),

@@ -204,6 +204,15 @@ def test_flare22_has_unlabeled_cases_of_several_folders(tmp_path, nnunet_raw, ca
     assert "3 cases (3 of 2000), 0 with labels" in capsys.readouterr().out
 
 
+def test_flare22_takes_labels_of_validation_cases_that_are_there(tmp_path, nnunet_raw):
+    raw = replicas.flare22(tmp_path / "FLARE", labeled=1, unlabeled=(), validation=2)
+    source = raw / "Training" / "FLARE22_LabeledCase50" / "labels" / "FLARE22_Tr_0001.nii.gz"
+    (raw / "ValidationSet" / "labels").mkdir()
+    (raw / "ValidationSet" / "labels" / "FLARETs_0001.nii.gz").write_bytes(source.read_bytes())
+    convert("FLARE22", raw, "--allow_missing")
+    assert names(nnunet_raw / "Dataset122_FLARE22", "labelsTs") == ["FLARETs_0001.nii.gz"]
+
+
 def test_prostate_leaves_one_site_out(tmp_path, nnunet_raw):
     sizes = {"RUNMC": 3, "BMC": 2, "I2CVB": 2, "UCL": 2, "BIDMC": 2, "HK": 2}
     raw = replicas.prostate(tmp_path / "prostate", sizes)
