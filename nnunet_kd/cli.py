@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "compare predictions with references: overlap, volumes, surface distances",
     "benchmark": "measure models against each other: time, memory, processor, parameters, FLOPs",
     "report": "compare methods on the same cases: one page with tables, tests, figures and pictures",
+    "convert": "turn the papers' data sets, or any folders of images and labels, into nnU-Net data sets",
     "demo": "the whole way on a small synthetic data set, in about five minutes",
     "env": "print the environment variable by which nnU-Net finds the trainers",
 }

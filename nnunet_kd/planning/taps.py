@@ -66,14 +66,11 @@ def list_taps(
     """
     inputs = determine_num_input_channels(plans_manager, plans_manager.get_configuration(configuration), dataset_json)
     shape = (inputs, *patch)
+    plans = (plans_manager, configuration, dataset_json, trainer)
     try:
-        return _measure(
-            network, build_for_planning(plans_manager, configuration, dataset_json, trainer, "meta"), shape, named
-        )
+        return _measure(network, build_for_planning(*plans, "meta"), shape, named)
     except (NotImplementedError, UserError):  # a network that needs values, not only shapes
-        return _measure(
-            network, build_for_planning(plans_manager, configuration, dataset_json, trainer, "cpu"), shape, named
-        )
+        return _measure(network, build_for_planning(*plans, "cpu"), shape, named)
 
 
 def _measure(name: str, network: Any, shape: Sequence[int], named: Sequence[str]) -> TapList:

@@ -1,4 +1,4 @@
-"""A comparison of three methods and its report, made once."""
+"""Fixtures of the unit tests."""
 
 from pathlib import Path
 
@@ -21,3 +21,13 @@ def report(comparison, tmp_path_factory) -> Path:
     more = ["--images", str(comparison / "images"), "--benchmark", str(comparison / "benchmark.json")]
     main(arguments(comparison, output, tuple(METHODS), *more, "--title", TITLE))
     return output
+
+
+@pytest.fixture
+def nnunet_raw(tmp_path, monkeypatch):
+    """nnU-Net's three folders, empty; returns ``nnUNet_raw``."""
+    for name in ("raw", "preprocessed", "results"):
+        folder = tmp_path / "nnunet" / name
+        folder.mkdir(parents=True)
+        monkeypatch.setenv(f"nnUNet_{name}", str(folder))
+    return tmp_path / "nnunet" / "raw"
