@@ -83,6 +83,7 @@ def test_a_resumed_training_goes_on_exactly(workspace, teachers, monkeypatch, tm
     workspace.plan(
         "Exact", "-c", "3d_fullres", "--student", "width=0.25", "--teachers", teachers["3d_fullres"] + ":0",
         "--batch_size", "2", "schedule.seed=4", "features.hint.weight=1", "features.channel_wise.weight=1",
+        "hard_loss.name=dice_focal",
     )  # fmt: skip
     first = started(trainer_of(workspace, monkeypatch, "Exact", FEATURE))
     batches = [next(first.dataloader_train) for _ in range(3)]
