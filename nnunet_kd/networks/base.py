@@ -26,6 +26,11 @@ class Decoder(nn.Module):
         super().__init__()
         self.deep_supervision = deep_supervision
 
+    def freeze_unused(self) -> None:
+        """Side outputs of a network built without deep supervision are never trained: DDP must not wait for them."""
+        if not self.deep_supervision:
+            self.seg_layers[:-1].requires_grad_(False)
+
     def outputs(self, features: Sequence[Tensor]) -> Tensor | list[Tensor]:
         """Logits from the features of every resolution.
 

@@ -217,6 +217,7 @@ class ENetDecoder(Decoder):
                 layers.up_conv(f1, num_classes, strides[1]),
             ]
         )
+        self.freeze_unused()
 
     def forward(self, x: Tensor, pools: Sequence[tuple[Tensor, Sequence[int]]]) -> Tensor | list[Tensor]:
         """Features at the lowest resolution, and what the two poolings left -> logits."""

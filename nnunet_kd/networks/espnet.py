@@ -159,6 +159,7 @@ class ESPDecoder(Decoder):
                 layers.up_conv(n, n, strides[1]),
             ]
         )
+        self.freeze_unused()
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor | list[Tensor]:
         """Features at 1/2, 1/4 and 1/8 of the resolution -> logits."""

@@ -187,6 +187,7 @@ class UpDecoder(Decoder):
         self.ups = nn.ModuleList(ups)
         self.blocks = nn.ModuleList(blocks)
         self.seg_layers = nn.ModuleList(heads)
+        self.freeze_unused()
         self.skips = skips
 
     def forward(self, features: Sequence[Tensor]) -> Tensor | list[Tensor]:

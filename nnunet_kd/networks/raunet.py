@@ -124,6 +124,7 @@ class RADecoder(Decoder):
         )
         heads = [layers.conv(features[s - 1], num_classes, 1, bias=True) for s in steps]
         self.seg_layers = nn.ModuleList([*heads, layers.conv(last, num_classes, kernel, bias=True)])
+        self.freeze_unused()
 
     def forward(self, features: Sequence[Tensor]) -> Tensor | list[Tensor]:
         """Features of the encoder, highest resolution first -> logits."""

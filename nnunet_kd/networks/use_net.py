@@ -206,6 +206,7 @@ class USEDecoder(Decoder):
                 block += [conv_layer(layers, inputs, high, kernel, 1, separable), layers.act(high)]
             self.blocks.append(nn.Sequential(*block))
             self.seg_layers.append(layers.conv(high, num_classes, 1, bias=False))
+        self.freeze_unused()
 
     @staticmethod
     def _up(layers: Layers, inputs: int, outputs: int, stride: Size, upsampling: str) -> nn.Module:

@@ -33,7 +33,11 @@ def check_patch(plans_manager: PlansManager, configuration: str, dataset_json: d
     problem = _problem(network, channels, patch)
     if problem is None:
         return
-    strides = cm.configuration["architecture"]["arch_kwargs"]["strides"]
+    # Networks of other libraries may not run without values; what these cannot do either is not for that reason.
+    real = build_for_planning(plans_manager, configuration, dataset_json, STOCK_TRAINER, "cpu").train()
+    if (problem := _problem(real, channels, patch, "cpu")) is None:
+        return
+    strides = cm.configuration["architecture"]["arch_kwargs"].get("strides", [[1] * len(patch)])
     total = [math.prod(s[axis] for s in strides) for axis in range(len(patch))]
     steps = [total] if max(total) > 1 else [[s] * len(patch) for s in STEPS]
     name = cm.network_arch_class_name.rpartition(".")[2]
@@ -51,13 +55,11 @@ def check_patch(plans_manager: PlansManager, configuration: str, dataset_json: d
     raise UserError(f"{where}: {name} cannot take patches of {shown}, nor smaller ones: {problem}.")
 
 
-def _problem(network: torch.nn.Module, channels: int, patch: Sequence[int]) -> str | None:
+def _problem(network: torch.nn.Module, channels: int, patch: Sequence[int], device: str = "meta") -> str | None:
     """Why a network cannot be trained with a patch; None when it can."""
     try:
         with torch.no_grad():
-            output = network(torch.zeros(BATCH_SIZE, channels, *patch, device="meta"))
-    except NotImplementedError:
-        raise
+            output = network(torch.zeros(BATCH_SIZE, channels, *patch, device=device))
     except (RuntimeError, ValueError, AssertionError, IndexError) as err:
         return str(err).splitlines()[0] if str(err) else type(err).__name__
     size = tuple(output.shape[2:])

@@ -13,12 +13,12 @@ from nnunet_kd.cli import main
 from nnunet_kd.errors import UserError
 from nnunet_kd.planning import latency
 from nnunet_kd.planning.families import FAMILIES, family_architecture
+from nnunet_kd.planning.scaling import scale_blocks
 from nnunet_kd.planning.student import (
     StudentSpec,
     format_student,
     parse_arguments,
     parse_student,
-    scale_blocks,
     student_architecture,
 )
 from tests.unit.test_plan_command import DATASET, DATASET_JSON, make_plans, write_json

@@ -156,6 +156,15 @@ def test_compiled_networks_compute_the_same_and_leave_their_input_alone(name):
     assert torch.equal(x, before)
 
 
+@pytest.mark.parametrize("name", WITH_SIDE_OUTPUTS)
+def test_without_deep_supervision_nothing_trainable_is_left_out(name):
+    """DistributedDataParallel fails on parameters that get no gradient."""
+    network = small(name)
+    output = network(image(name, 2))
+    (output * torch.linspace(-1, 1, output.numel()).view_as(output)).sum().backward()
+    assert [n for n, p in network.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
 def test_checkpoints_load_whether_deep_supervision_is_on_or_off():
     for name in WITH_SIDE_OUTPUTS:
         trained = small(name, deep_supervision=True)

@@ -13,8 +13,9 @@ from nnunet_kd.evaluation.table import case_name
 from nnunet_kd.files import load_json_file
 from nnunet_kd.teachers import TeacherModel, find_teachers
 
-# Trainers that learn from the kd block's teachers; the undistilled twin shares the plans, but not the trainer.
-_UNDISTILLED = "nnUNetTrainerKDTeacher"
+# The undistilled twin shares the student's plans, but has no teachers; cross teaching's are trained beside the student,
+# on the same cases.
+_WITHOUT_TEACHERS = ("nnUNetTrainerKDTeacher", "nnUNetTrainerKDCrossTeaching")
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def _from_validations(folder: Path, fold: int | str) -> set[str] | None:
 def _teachers(model: TeacherModel) -> list[TeacherModel]:
     """The teachers of a model, as its own plans name them; none when it was not distilled."""
     trainer, _, configuration = model.folder.name.split("__")
-    if not trainer.startswith("nnUNetTrainerKD") or trainer == _UNDISTILLED:
+    if not trainer.startswith("nnUNetTrainerKD") or trainer in _WITHOUT_TEACHERS:
         return []
     plans = model.plans_manager.plans
     kd = KDConfig.from_plans(plans)
