@@ -203,7 +203,7 @@ def test_what_is_there_is_kept_when_asked(model, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"--coarse": "nowhere__a__b"}, "--coarse nowhere__a__b: no such model folder."),
+        ({"--coarse": "nowhere__a__b"}, "nowhere__a__b: no such model folder"),
         ({"--fine": "{folder}:7"}, "checkpoint_final.pth: no finished training"),
         ({"-chk": "other.pth"}, "other.pth: no finished training"),
         ({"-i": "{empty}"}, "no image CASE_0000.nii.gz there"),
