@@ -194,7 +194,7 @@ def test_kits19_as_the_authors_of_nnunet_used_it(tmp_path, nnunet_raw):
 def test_flare22_has_unlabeled_cases_of_several_folders(tmp_path, nnunet_raw, capsys):
     raw = replicas.flare22(tmp_path / "FLARE", labeled=3, unlabeled=(1, 2, 1001), validation=2)
     convert("FLARE22", raw, "--allow_missing")
-    target = nnunet_raw / "Dataset122_FLARE22"
+    target = nnunet_raw / "Dataset022_FLARE22"
     assert names(target, "imagesTr") == [f"FLARE22_Tr_000{n}_0000.nii.gz" for n in (1, 2, 3)]
     assert names(target, "imagesUn") == [f"Case_{n:05d}_0000.nii.gz" for n in (1, 2, 1001)]
     assert names(target, "imagesTs") == ["FLARETs_0001_0000.nii.gz", "FLARETs_0002_0000.nii.gz"]
@@ -210,7 +210,7 @@ def test_flare22_takes_labels_of_validation_cases_that_are_there(tmp_path, nnune
     (raw / "ValidationSet" / "labels").mkdir()
     (raw / "ValidationSet" / "labels" / "FLARETs_0001.nii.gz").write_bytes(source.read_bytes())
     convert("FLARE22", raw, "--allow_missing")
-    assert names(nnunet_raw / "Dataset122_FLARE22", "labelsTs") == ["FLARETs_0001.nii.gz"]
+    assert names(nnunet_raw / "Dataset022_FLARE22", "labelsTs") == ["FLARETs_0001.nii.gz"]
 
 
 def test_prostate_leaves_one_site_out(tmp_path, nnunet_raw):

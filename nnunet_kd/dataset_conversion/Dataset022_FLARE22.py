@@ -34,7 +34,7 @@ def find(scan: Scan, options: Mapping[str, Any]) -> None:
 
 DATASET = RawDataset(
     name="FLARE22",
-    dataset_id=122,
+    dataset_id=22,
     title="thirteen abdominal organs, CT; 50 labeled, 2000 unlabeled and 50 validation cases",
     layout="Training/FLARE22_LabeledCase50/images/FLARE22_Tr_0001_0000.nii.gz and labels/FLARE22_Tr_0001.nii.gz, ..., "
     "FLARE22_UnlabeledCase1-1000/Case_00001_0000.nii.gz, ..., Validation/..._0000.nii.gz",
