@@ -16,16 +16,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_kd.config import KDConfig
 from nnunet_kd.errors import exit_on_user_error
 from nnunet_kd.losses import CompoundSegmentationLoss, focal_loss, lovasz_loss
+from nnunet_kd.networks.base import has_lower_outputs
 from nnunet_kd.teachers import load_checkpoint_file
-
-
-def has_lower_outputs(strides: Sequence[Sequence[int]]) -> bool:
-    """Whether deep supervision has anything to supervise but the output at full resolution.
-
-    nnU-Net 2.8.1 takes one output for each entry of ``strides`` but the last, and gives the last output no weight: with
-    a single one the loss would be 0 / 0.
-    """
-    return any(max(stride) > 1 for stride in strides[1:-1])
 
 
 class nnUNetTrainerKDBase(nnUNetTrainer):

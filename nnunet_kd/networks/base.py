@@ -79,6 +79,15 @@ class PlannedNetwork(nn.Module):
         InitWeights_He(1e-2)(module)
 
 
+def has_lower_outputs(strides: Sequence[Sequence[int]]) -> bool:
+    """Whether deep supervision has anything to supervise but the output at full resolution.
+
+    nnU-Net 2.8.1 takes one output for each entry of ``strides`` but the last, and gives the last output no weight: with
+    a single one the loss would be 0 / 0.
+    """
+    return any(max(stride) > 1 for stride in strides[1:-1])
+
+
 def check_stages(n_stages: int, exactly: int | None = None, **per_stage: Sequence) -> None:
     """Checks that every argument has one entry for each stage.
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.errors import UserError
+from nnunet_kd.networks.base import has_lower_outputs
 from nnunet_kd.planning.cost import STOCK_TRAINER, build_for_planning
 
 STEPS = (1, 2, 4, 8, 16, 32, 64)
@@ -16,7 +18,7 @@ BATCH_SIZE = 2  # batch normalisation of a single value is impossible
 
 
 def check_patch(plans_manager: PlansManager, configuration: str, dataset_json: dict[str, Any]) -> None:
-    """Builds the network of a configuration and runs one training patch through it, without values.
+    """Builds the network of a configuration and runs one training patch through it, if possible without values.
 
     Raises:
         UserError: when it cannot take the patch, with the smallest that it can and the nearest that contains the patch;
@@ -24,43 +26,68 @@ def check_patch(plans_manager: PlansManager, configuration: str, dataset_json: d
     """
     cm = plans_manager.get_configuration(configuration)
     where = f"{plans_manager.plans_name}, {configuration}"
-    channels = determine_num_input_channels(plans_manager, cm, dataset_json)
-    try:
-        network = build_for_planning(plans_manager, configuration, dataset_json, STOCK_TRAINER, "meta").train()
-    except (ValueError, TypeError, RuntimeError) as err:
-        raise UserError(f"{where}: the network cannot be built: {str(err).splitlines()[0]}.") from err
     patch = list(cm.patch_size)
-    problem = _problem(network, channels, patch)
-    if problem is None:
-        return
-    # Networks of other libraries may not run without values; what these cannot do either is not for that reason.
-    real = build_for_planning(plans_manager, configuration, dataset_json, STOCK_TRAINER, "cpu").train()
-    if (problem := _problem(real, channels, patch, "cpu")) is None:
-        return
-    strides = cm.configuration["architecture"]["arch_kwargs"].get("strides", [[1] * len(patch)])
-    total = [math.prod(s[axis] for s in strides) for axis in range(len(patch))]
-    steps = [total] if max(total) > 1 else [[s] * len(patch) for s in STEPS]
-    name = cm.network_arch_class_name.rpartition(".")[2]
-    shown = "x".join(map(str, patch))
-    for step in steps:
-        for times in (1, 2, 3, 4):
-            smallest = [s * times for s in step]
-            nearest = [max(s * math.ceil(p / s), m) for s, p, m in zip(step, patch, smallest, strict=True)]
-            if _problem(network, channels, smallest) is None and _problem(network, channels, nearest) is None:
-                raise UserError(
-                    f"{where}: {name} cannot take patches of {shown}; the smallest that it can take is "
-                    f"{'x'.join(map(str, smallest))}, the smallest that contains yours: "
-                    f"--patch_size {' '.join(map(str, nearest))}."
-                )
-    raise UserError(f"{where}: {name} cannot take patches of {shown}, nor smaller ones: {problem}.")
+    strides = cm.configuration["architecture"]["arch_kwargs"].get("strides", [[1] * len(patch)] * 2)
+    channels = determine_num_input_channels(plans_manager, cm, dataset_json)
+    trials, problem = [], ""
+    for device in ("meta", "cpu"):  # networks of other libraries may need values
+        try:
+            network = build_for_planning(plans_manager, configuration, dataset_json, STOCK_TRAINER, device).train()
+        except (ValueError, TypeError, RuntimeError) as err:
+            problem = str(err).splitlines()[0]
+            continue
+        trials.append(_Trial(network, channels, strides, device))
+        if (found := trials[-1].problem(patch)) is None:
+            return
+        problem = found
+    if not trials:
+        raise UserError(f"{where}: the network cannot be built: {problem}.")
+    name, shown = cm.network_arch_class_name.rpartition(".")[2], "x".join(map(str, patch))
+    sizes = trials[0].smallest_for(patch)
+    if sizes is None:
+        raise UserError(f"{where}: {name} cannot take patches of {shown}, nor other ones that were tried: {problem}.")
+    smallest, nearest = sizes
+    raise UserError(
+        f"{where}: {name} cannot take patches of {shown}; the smallest that it can take is "
+        f"{'x'.join(map(str, smallest))}, the smallest that contains yours: "
+        f"--patch_size {' '.join(map(str, nearest))}."
+    )
 
 
-def _problem(network: torch.nn.Module, channels: int, patch: Sequence[int], device: str = "meta") -> str | None:
-    """Why a network cannot be trained with a patch; None when it can."""
-    try:
-        with torch.no_grad():
-            output = network(torch.zeros(BATCH_SIZE, channels, *patch, device=device))
-    except (RuntimeError, ValueError, AssertionError, IndexError) as err:
-        return str(err).splitlines()[0] if str(err) else type(err).__name__
-    size = tuple(output.shape[2:])
-    return None if size == tuple(patch) else f"its output is {'x'.join(map(str, size))}"
+@dataclass(frozen=True)
+class _Trial:
+    """A network in training mode that patches are tried on."""
+
+    network: torch.nn.Module
+    channels: int
+    strides: Sequence[Sequence[int]]
+    device: str
+
+    def problem(self, patch: Sequence[int]) -> str | None:
+        """Why a network cannot be trained with a patch; None when it can."""
+        decoder: Any = getattr(self.network, "decoder", None)
+        if deep := has_lower_outputs(self.strides) and hasattr(decoder, "deep_supervision"):
+            decoder.deep_supervision = True
+        try:
+            with torch.no_grad():
+                outputs = self.network(torch.zeros(BATCH_SIZE, self.channels, *patch, device=self.device))
+        except (RuntimeError, ValueError, AssertionError, IndexError) as err:
+            return str(err).splitlines()[0] if str(err) else type(err).__name__
+        total = [1] * len(patch)
+        for output, stride in zip(outputs if deep else [outputs], self.strides, strict=False):
+            total = [t * s for t, s in zip(total, stride, strict=True)] if deep else total
+            expected = [round(p / t) for p, t in zip(patch, total, strict=True)]  # as nnU-Net shrinks the reference
+            if list(output.shape[2:]) != expected:
+                return f"an output is {'x'.join(map(str, output.shape[2:]))}, not {'x'.join(map(str, expected))}"
+        return None
+
+    def smallest_for(self, patch: Sequence[int]) -> tuple[list[int], list[int]] | None:
+        """The smallest patch that is possible, and the smallest that contains ``patch``; None when none is found."""
+        total = [math.prod(s[axis] for s in self.strides) for axis in range(len(patch))]
+        for step in [total] if max(total) > 1 else [[s] * len(patch) for s in STEPS]:
+            for times in (1, 2, 3, 4):
+                smallest = [s * times for s in step]
+                nearest = [max(s * math.ceil(p / s), m) for s, p, m in zip(step, patch, smallest, strict=True)]
+                if self.problem(smallest) is None and self.problem(nearest) is None:
+                    return smallest, nearest
+        return None

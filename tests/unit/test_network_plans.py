@@ -5,12 +5,12 @@ from copy import deepcopy
 
 import pytest
 import torch
-from nnunet_kd.trainers.base import has_lower_outputs
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.cli import main
 from nnunet_kd.errors import UserError
+from nnunet_kd.networks.base import has_lower_outputs
 from nnunet_kd.planning import latency
 from nnunet_kd.planning.families import FAMILIES, family_architecture
 from nnunet_kd.planning.scaling import scale_blocks
@@ -157,6 +157,8 @@ def test_a_patch_that_does_not_fit_is_refused_with_the_smallest_that_does(toy, c
     assert "smallest that it can take is 8x8" in error  # 4x4 leaves one value to instance normalisation
     assert "--patch_size 20 20" in error
     assert "expected one number per axis" in refuse(capsys, *arguments, "20")
+    error = refuse(capsys, "-c", "2d", "--student", "espnet", "--patch_size", "18", "20")  # a side output would not fit
+    assert "--patch_size 20 20" in error
     assert plan(toy, *arguments, "20", "20").get_configuration("2d").patch_size == [20, 20]
 
 
