@@ -1,6 +1,8 @@
 """Reading images of all formats: where their voxels are, and what is in them."""
 
-from collections.abc import Callable
+import contextlib
+import locale
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,17 +151,28 @@ def read_series(folder: Path) -> sitk.Image:
     Raises:
         ImageError: when there is no series or more than one, or when slices are missing.
     """
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if len(series) != 1:
-        raise ImageError(f"holds {len(series)} DICOM series, expected 1")
-    reader = sitk.ImageSeriesReader()
-    files = reader.GetGDCMSeriesFileNames(str(folder), series[0])
-    positions = np.array([_slice_position(f) for f in files])
-    steps = np.linalg.norm(np.diff(positions, axis=0), axis=1)
-    if len(steps) and not np.allclose(steps, np.median(steps), rtol=0.02, atol=0.02):
-        raise ImageError(f"slices are between {steps.min():.3g} and {steps.max():.3g} mm apart; some are missing")
-    reader.SetFileNames(files)
-    return _try(lambda p: reader.Execute(), folder)
+    with _same_locale():
+        series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+        if len(series) != 1:
+            raise ImageError(f"holds {len(series)} DICOM series, expected 1")
+        reader = sitk.ImageSeriesReader()
+        files = reader.GetGDCMSeriesFileNames(str(folder), series[0])
+        positions = np.array([_slice_position(f) for f in files])
+        steps = np.linalg.norm(np.diff(positions, axis=0), axis=1)
+        if len(steps) and not np.allclose(steps, np.median(steps), rtol=0.02, atol=0.02):
+            raise ImageError(f"slices are between {steps.min():.3g} and {steps.max():.3g} mm apart; some are missing")
+        reader.SetFileNames(files)
+        return _try(lambda p: reader.Execute(), folder)
+
+
+@contextlib.contextmanager
+def _same_locale() -> Iterator[None]:
+    """GDCM sets the locale of the process to "C", after which Python reads and writes text files as ASCII."""
+    before = locale.setlocale(locale.LC_ALL)
+    try:
+        yield
+    finally:
+        locale.setlocale(locale.LC_ALL, before)
 
 
 def _slice_position(file: str) -> list[float]:

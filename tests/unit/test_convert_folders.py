@@ -1,6 +1,7 @@
 """``nnUNetv2_kd convert folders``: any images and labels, in every format; and what it refuses."""
 
 import json
+import locale
 
 import nibabel as nib
 import numpy as np
@@ -154,7 +155,9 @@ def test_dicom_series_are_put_in_their_order(tmp_path, nnunet_raw):
         volume.SetOrigin((-10, -20, 30))
         (folder / "labels").mkdir(exist_ok=True)
         sitk.WriteImage(volume, str(folder / "labels" / f"{case}.nii.gz"))
+    encoding = locale.getlocale()
     convert(folder, "--channels", "CT")
+    assert locale.getlocale() == encoding, "GDCM changes it"
     after = sitk.ReadImage(str(nnunet_raw / "Dataset300_ct" / "imagesTr" / "b_0000.nii.gz"))
     assert np.array_equal(sitk.GetArrayFromImage(after), image)
     np.testing.assert_allclose(after.GetSpacing(), (0.75, 0.75, 2.5))
