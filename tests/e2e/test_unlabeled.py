@@ -116,8 +116,8 @@ def test_coarse_to_fine_finds_real_anatomy_in_a_large_field_of_view(workspace, t
     assert f"{TEST} cases predicted" in printed
     workspace.run(*predict, "-o", tmp_path / "whole", *stages, "--margin", "100")
     workspace.run(
-        "nnUNetv2_predict_from_modelfolder", "-i", images, "-o", tmp_path / "stock", "-m", fine, "-f", "0",
-        "-device", "cpu", "-npp", "0", "-nps", "0",
+        "nnUNetv2_predict", "-i", images, "-o", tmp_path / "stock", "-d", "4", "-c", "3d_fullres", "-f", "0",
+        "-tr", "nnUNetTrainerKDTeacher", "-p", "Teacher_3d_fullres", "-device", "cpu", "-npp", "0", "-nps", "0",
     )  # fmt: skip
     record = json.loads((tmp_path / "box" / "coarse_to_fine.json").read_text())["cases"]
     for file in sorted((tmp_path / "stock").glob("*.nii.gz")):
