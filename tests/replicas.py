@@ -7,6 +7,8 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_kd.dataset_conversion.images import same_locale
+
 SHAPE = (6, 5, 4)
 LPS = np.diag([-1.0, -1.0, 1.0])  # as most scanners' images arrive
 RAS = np.eye(3)
@@ -227,5 +229,6 @@ def dicom_series(folder: Path, array: np.ndarray, series: str = "1", skip: Seque
         for key, value in tags.items():
             image.SetMetaData(key, value)
         writer.SetFileName(str(folder / f"{series}_{z:03d}.dcm"))
-        writer.Execute(image)
+        with same_locale():
+            writer.Execute(image)
     return folder

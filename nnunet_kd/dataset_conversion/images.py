@@ -151,7 +151,7 @@ def read_series(folder: Path) -> sitk.Image:
     Raises:
         ImageError: when there is no series or more than one, or when slices are missing.
     """
-    with _same_locale():
+    with same_locale():
         series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
         if len(series) != 1:
             raise ImageError(f"holds {len(series)} DICOM series, expected 1")
@@ -166,7 +166,7 @@ def read_series(folder: Path) -> sitk.Image:
 
 
 @contextlib.contextmanager
-def _same_locale() -> Iterator[None]:
+def same_locale() -> Iterator[None]:
     """GDCM sets the locale of the process to "C", after which Python reads and writes text files as ASCII."""
     before = locale.setlocale(locale.LC_ALL)
     try:
