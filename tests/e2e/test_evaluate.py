@@ -12,7 +12,8 @@ from scipy import ndimage
 
 from nnunet_kd.evaluation.metrics import mask_metrics
 from nnunet_kd.evaluation.table import load_evaluation
-from tests.e2e.conftest import real_data, script
+from nnunet_kd.programs import find_program
+from tests.e2e.conftest import real_data
 from tests.reference.segmentation_pairs import PACKAGES, TOLERANCE_MM
 
 CASES = 40
@@ -43,7 +44,7 @@ def evaluated(folders):
     """Output folder of the command with two workers, and the CPU seconds that it and its workers took."""
     command = ["evaluate", "-i", folders / "predictions", "-r", folders / "references", "-np", "2"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([script("nnUNetv2_kd"), *map(str, command), "-o", str(folders / "out")], check=True)
+    subprocess.run([find_program("nnUNetv2_kd"), *map(str, command), "-o", str(folders / "out")], check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return folders / "out", after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
