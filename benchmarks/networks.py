@@ -63,13 +63,13 @@ def main() -> None:
     parser.add_argument("--students", nargs="+", default=STUDENTS, help="as --student of nnUNetv2_kd plan")
     parser.add_argument("-device", default="cpu", choices=MODES)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=10, help="timed passes; 0: count, do not time")
     parser.add_argument("--clock", default="wall", choices=CLOCKS)
     args = parser.parse_args()
 
-    modes = MODES[args.device]
-    columns = [f"{m} ms | base / this" for m in modes]
-    print("| network | parameters | GMAC | memory MB | " + " | ".join(columns) + " |")
+    modes = MODES[args.device] if args.repeats else ()
+    columns = [f" {m} ms | base / this |" for m in modes]
+    print("| network | parameters | GMAC | memory MB |" + "".join(columns))
     print("|---|" + "---:|" * (3 + 2 * len(modes)))
     for student in ("same", *args.students):
         with multiprocessing.get_context("fork").Pool(1) as pool:
@@ -77,9 +77,9 @@ def main() -> None:
         if isinstance(result, str):
             print(f"| {student} | {result} |" + " |" * (2 + 2 * len(modes)))
             continue
-        times = " | ".join(f"{a:.1f} | {b / a:.2f}" for a, b in result.latency_ms.values())
+        times = "".join(f" {a:.1f} | {b / a:.2f} |" for a, b in result.latency_ms.values())
         name = args.p if student == "same" else student
-        print(f"| {name} | {result.parameters:,} | {result.gmac:.3f} | {result.memory_mb:.0f} | {times} |", flush=True)
+        print(f"| {name} | {result.parameters:,} | {result.gmac:.3f} | {result.memory_mb:.0f} |{times}", flush=True)
 
 
 def in_own_process(args: argparse.Namespace, student: str) -> Result | str:
@@ -109,8 +109,10 @@ def measure_student(args: argparse.Namespace, student: str) -> Result:
 
     network = build(plans)
     memory = peak_memory_mb(network, x)
-    reference = build(base)
-    latency = {mode: alternate(network, reference, x, mode, args) for mode in MODES[args.device]}
+    latency = {}
+    if args.repeats:
+        reference = build(base)
+        latency = {mode: alternate(network, reference, x, mode, args) for mode in MODES[args.device]}
     cost = measure(PlansManager(plans), args.configuration, dataset_json, student)
     return Result(cost.parameters, cost.flops_per_patch / 2e9, memory, latency)
 
