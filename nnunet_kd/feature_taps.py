@@ -3,7 +3,8 @@
 Names: ``encoder.0`` (highest resolution) to ``encoder.N``, ``bottleneck`` (the same layer as the last of these) and
 ``decoder.0`` (lowest resolution, the order of computation) to ``decoder.M`` for networks that are built like nnU-Net's:
 ``encoder.stages`` and ``decoder.stages``. A network may name its features itself with an attribute ``feature_names``, a
-mapping of such names to dotted module paths. Any other layer of any network goes by its dotted module path.
+mapping of such names to dotted module paths, as those of ``nnunet_kd.networks`` do. Any other layer of any network goes
+by its dotted module path.
 
 A feature is what the layer returned, ``(B, C, *spatial)``; a later layer that works in place would change it.
 """

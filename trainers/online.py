@@ -56,6 +56,11 @@ class nnUNetTrainerKDOnline(nnUNetTrainerKDStudent):
                 "kd.ensemble.membership: teachers in memory teach every case, out_of_fold is not possible; use all or "
                 "same_fold, or nnUNetTrainerKDEnsemble."
             )
+        if self.kd.unlabeled.fraction > 0:
+            raise UserError(
+                f"kd.unlabeled.fraction: {type(self).__name__} has labeled cases only; set it to 0, or use "
+                "nnUNetTrainerKDEnsemble or nnUNetTrainerKDCrossTeaching."
+            )
         if not active_terms(self.kd.distillation) and self.kd.hard_loss.weight == 0:
             raise UserError(
                 "kd.distillation: all weights are 0 and kd.hard_loss.weight too; features alone teach no segmentation."

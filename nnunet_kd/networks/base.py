@@ -1,6 +1,6 @@
 """What nnU-Net expects of a network that plans name."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 
 import numpy as np
@@ -54,6 +54,15 @@ class PlannedNetwork(nn.Module):
 
     decoder: Decoder
 
+    @property
+    def feature_names(self) -> dict[str, str]:
+        """Features that distillation may imitate: ``encoder.0`` (highest resolution), ..., ``decoder.0`` (lowest), ...
+
+        Returns:
+            Name -> dotted module path, in the order of computation; empty where layers go by their path only.
+        """
+        return {}
+
     def __init__(self, input_channels: int):
         super().__init__()
         self.input_channels = input_channels
@@ -86,6 +95,11 @@ def has_lower_outputs(strides: Sequence[Sequence[int]]) -> bool:
     a single one the loss would be 0 / 0.
     """
     return any(max(stride) > 1 for stride in strides[1:-1])
+
+
+def number_features(part: str, paths: Iterable[str]) -> dict[str, str]:
+    """``part.0``, ``part.1``, ... -> dotted module paths."""
+    return {f"{part}.{i}": path for i, path in enumerate(paths)}
 
 
 def check_stages(n_stages: int, exactly: int | None = None, **per_stage: Sequence) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nnunet_kd.networks.base import Decoder, PlannedNetwork, check_stages
+from nnunet_kd.networks.base import Decoder, PlannedNetwork, check_stages, number_features
 from nnunet_kd.networks.layers import Layers, Size
 
 DILATIONS = (1, 1, 2, 4, 8, 16, 32, 1)
@@ -90,6 +90,14 @@ class DilatedNet(PlannedNetwork):
             convolutions += [layers.conv(inputs, f[s], kernel_sizes[s], dilation=dilations[s]), layers.act(f[s])]
         self.encoder = nn.Sequential(*convolutions)
         self.decoder = DenseDecoder(layers, f[-1], num_classes, dropout)
+
+    @property
+    def feature_names(self) -> dict[str, str]:
+        """See :class:`PlannedNetwork`."""
+        if self.volumetric:  # its layers see slices, not volumes
+            return {}
+        convolutions = number_features("encoder", (f"encoder.{i}" for i in range(1, len(self.encoder), 2)))
+        return convolutions | number_features("decoder", ("decoder.dense",))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, input_channels, *spatial) -> logits (B, num_classes, *spatial)."""

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nnunet_kd.networks.base import Decoder, PlannedNetwork, check_stages
+from nnunet_kd.networks.base import Decoder, PlannedNetwork, check_stages, number_features
 from nnunet_kd.networks.layers import Layers, Size
 
 
@@ -69,6 +69,12 @@ class ENet(PlannedNetwork):
         kinds = (1, 2, "asymmetric", 4, 1, 8, "asymmetric", 16)
         self.stage2 = nn.Sequential(*(Bottleneck(layers, f3, k3, kind, dropout) for kind in (*kinds, *kinds)))
         self.decoder = ENetDecoder(layers, num_classes, (f1, f2, f3), (k1, k2), strides, dropout, deep_supervision)
+
+    @property
+    def feature_names(self) -> dict[str, str]:
+        """See :class:`PlannedNetwork`."""
+        encoder = number_features("encoder", ("stem", "stage1", "stage2"))
+        return encoder | number_features("decoder", ("decoder.blocks.0", "decoder.blocks.1"))
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """(B, input_channels, *spatial) -> logits (B, num_classes, *spatial), or a list with deep supervision."""

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nnunet_kd.networks.base import Decoder, PlannedNetwork, check_stages
+from nnunet_kd.networks.base import Decoder, PlannedNetwork, check_stages, number_features
 from nnunet_kd.networks.layers import Layers, Size
 
 DILATIONS = (1, 2, 4, 8, 16)
@@ -80,6 +80,12 @@ class ESPNet(PlannedNetwork):
         self.norm3 = _norm_act(layers, 2 * f3)
         channels = (f1 + c, 2 * f2 + c, 2 * f3)
         self.decoder = ESPDecoder(layers, num_classes, channels, (k1, k2), strides, deep_supervision)
+
+    @property
+    def feature_names(self) -> dict[str, str]:
+        """See :class:`PlannedNetwork`."""
+        encoder = number_features("encoder", ("norm1", "norm2", "norm3"))
+        return encoder | number_features("decoder", ("decoder.join2", "decoder.join1"))
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """(B, input_channels, *spatial) -> logits (B, num_classes, *spatial), or a list with deep supervision."""

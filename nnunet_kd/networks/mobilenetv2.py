@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nnunet_kd.networks.base import PlannedNetwork, check_stages
+from nnunet_kd.networks.base import PlannedNetwork, check_stages, number_features
 from nnunet_kd.networks.layers import Layers, Size
 from nnunet_kd.networks.scores import ScoreDecoder
 
@@ -83,6 +83,11 @@ class MobileNetV2Seg(PlannedNetwork):
             self.encoder.append(nn.Sequential(*modules))
         scored = (_round(features_per_stage[1]), _round(features_per_stage[2]), last)
         self.decoder = ScoreDecoder(layers, num_classes, scored, strides[1], deep_supervision)
+
+    @property
+    def feature_names(self) -> dict[str, str]:
+        """See :class:`PlannedNetwork`."""
+        return number_features("encoder", (f"encoder.{s}" for s in range(len(self.encoder))))
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """(B, input_channels, *spatial) -> logits (B, num_classes, *spatial), or a list with deep supervision."""

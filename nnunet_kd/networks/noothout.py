@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nnunet_kd.networks.base import Decoder, PlannedNetwork, check_stages
+from nnunet_kd.networks.base import Decoder, PlannedNetwork, check_stages, number_features
 from nnunet_kd.networks.layers import Layers, Size
 
 
@@ -70,6 +70,12 @@ class NoothoutUNet(PlannedNetwork):
             blocks.append(_convolutions(layers, 2 * f[s - 1], f[s - 1], k[s - 1], n_conv_per_stage))
             heads.append(layers.conv(f[s - 1], num_classes, 1))
         self.decoder = UpDecoder(ups, blocks, heads, deep_supervision, skips=True)
+
+    @property
+    def feature_names(self) -> dict[str, str]:
+        """See :class:`PlannedNetwork`."""
+        encoder = number_features("encoder", (f"encoder.{s}" for s in range(len(self.encoder))))
+        return encoder | number_features("decoder", (f"decoder.blocks.{s}" for s in range(len(self.encoder) - 1)))
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """(B, input_channels, *spatial) -> logits (B, num_classes, *spatial), or a list with deep supervision."""
@@ -141,6 +147,15 @@ class NoothoutResNet(PlannedNetwork):
         dense = layers.dropout(dropout), layers.conv(f[0], f[0], 1), layers.act(f[0]), layers.dropout(dropout)
         heads[-1] = nn.Sequential(*dense, heads[-1])
         self.decoder = UpDecoder(ups, blocks, heads, deep_supervision, skips=False)
+
+    @property
+    def feature_names(self) -> dict[str, str]:
+        """See :class:`PlannedNetwork`."""
+        strided = len(
+            list(self.decoder.get_submodule("blocks").children())
+        )  # one stage more than that, the last with the residual blocks behind it
+        encoder = number_features("encoder", (f"encoder.{s}" for s in (*range(strided), len(self.encoder) - 1)))
+        return encoder | number_features("decoder", (f"decoder.blocks.{s}" for s in range(strided)))
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """(B, input_channels, *spatial) -> logits (B, num_classes, *spatial), or a list with deep supervision."""

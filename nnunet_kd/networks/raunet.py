@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nnunet_kd.networks.base import Decoder, PlannedNetwork, check_stages
+from nnunet_kd.networks.base import Decoder, PlannedNetwork, check_stages, number_features
 from nnunet_kd.networks.layers import Layers, Size
 from nnunet_kd.networks.resnet import ResNetEncoder
 
@@ -61,6 +61,13 @@ class RAUNet(PlannedNetwork):
             layers, input_channels, features_per_stage, kernel_sizes, strides, n_blocks_per_stage
         )
         self.decoder = RADecoder(layers, num_classes, features_per_stage, kernel_sizes[1], strides, deep_supervision)
+
+    @property
+    def feature_names(self) -> dict[str, str]:
+        """See :class:`PlannedNetwork`."""
+        encoder = number_features("encoder", ("encoder.stem", *(f"encoder.stages.{s}" for s in range(4))))
+        attended = (f"decoder.attention.{s}" for s in range(3))
+        return encoder | number_features("decoder", (*attended, "decoder.ups.3", "decoder.full"))
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """(B, input_channels, *spatial) -> logits (B, num_classes, *spatial), or a list with deep supervision."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nnunet_kd.networks.base import PlannedNetwork, check_stages
+from nnunet_kd.networks.base import PlannedNetwork, check_stages, number_features
 from nnunet_kd.networks.layers import Layers, Size
 from nnunet_kd.networks.scores import ScoreDecoder
 
@@ -58,6 +58,11 @@ class ResNet18Seg(PlannedNetwork):
             layers, input_channels, features_per_stage, kernel_sizes, strides, n_blocks_per_stage
         )
         self.decoder = ScoreDecoder(layers, num_classes, features_per_stage[1:], strides[1], deep_supervision)
+
+    @property
+    def feature_names(self) -> dict[str, str]:
+        """See :class:`PlannedNetwork`."""
+        return number_features("encoder", ("encoder.stem", *(f"encoder.stages.{s}" for s in range(4))))
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """(B, input_channels, *spatial) -> logits (B, num_classes, *spatial), or a list with deep supervision."""

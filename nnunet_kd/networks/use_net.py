@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from nnunet_kd.networks.base import Decoder, PlannedNetwork, check_stages
+from nnunet_kd.networks.base import Decoder, PlannedNetwork, check_stages, number_features
 from nnunet_kd.networks.layers import Layers, Size, Upsample
 
 
@@ -101,6 +101,12 @@ class ResidualUSENet(PlannedNetwork):
             reduction,
             deep_supervision,
         )
+
+    @property
+    def feature_names(self) -> dict[str, str]:
+        """See :class:`PlannedNetwork`."""
+        encoder = number_features("encoder", (f"encoder.{s}" for s in range(len(self.encoder))))
+        return encoder | number_features("decoder", (f"decoder.blocks.{s}" for s in range(len(self.encoder) - 1)))
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """(B, input_channels, *spatial) -> logits (B, num_classes, *spatial), or a list with deep supervision."""

@@ -1,6 +1,5 @@
 """Students of teachers in memory, trained, resumed, validated and predicted with nnU-Net's own commands."""
 
-import copy
 import json
 
 import numpy as np
@@ -22,12 +21,6 @@ def trainer_of(workspace, monkeypatch, plans, name, configuration="3d_fullres"):
     for key, value in workspace.environment.items():
         monkeypatch.setenv(key, value)
     return get_trainer_from_args("4", configuration, 0, name, plans, device=torch.device("cpu"))
-
-
-def started(trainer):
-    trainer.on_train_start()
-    trainer.on_train_epoch_start()
-    return trainer
 
 
 @pytest.fixture(scope="module")
@@ -77,36 +70,6 @@ def test_it_continues_validates_and_predicts(workspace, student, tmp_path):
     files = sorted(tmp_path.glob("*.nii.gz"))
     assert len(files) == 2
     assert set(np.unique(read_segmentation(files[0]))) <= {0, 1, 2}
-
-
-def test_a_resumed_training_goes_on_exactly(workspace, teachers, monkeypatch, tmp_path):
-    workspace.plan(
-        "Exact", "-c", "3d_fullres", "--student", "width=0.25", "--teachers", teachers["3d_fullres"] + ":0",
-        "--batch_size", "2", "schedule.seed=4", "features.hint.weight=1", "features.channel_wise.weight=1",
-        "hard_loss.name=dice_focal",
-    )  # fmt: skip
-    first = started(trainer_of(workspace, monkeypatch, "Exact", FEATURE))
-    batches = [next(first.dataloader_train) for _ in range(3)]
-    for batch in batches[:2]:
-        first.train_step(copy.deepcopy(batch))
-    first.save_checkpoint(str(tmp_path / "checkpoint_latest.pth"))
-
-    second = trainer_of(workspace, monkeypatch, "Exact", FEATURE)
-    second.initialize()
-    second.load_checkpoint(str(tmp_path / "checkpoint_latest.pth"))
-    second.on_train_start()
-    second.current_epoch = 0
-    second.on_train_epoch_start()
-    fresh = started(trainer_of(workspace, monkeypatch, "Exact", FEATURE))
-    assert not torch.equal(
-        fresh.feature_losses[0].heads["hint_0"].weight, first.feature_losses[0].heads["hint_0"].weight
-    )
-    for batch in (batches[2], batches[0]):  # the second of these also tells the optimizers' states
-        ours, theirs = (t.train_step(copy.deepcopy(batch)) for t in (first, second))
-        assert {k: v.tolist() for k, v in ours.items()} == {k: v.tolist() for k, v in theirs.items()}
-    for ours, theirs in zip(first.feature_losses, second.feature_losses, strict=True):
-        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
-            assert torch.equal(a, b)
 
 
 def test_stored_predictions_give_the_loss_of_teachers_in_memory(workspace, teachers, monkeypatch):

@@ -10,8 +10,10 @@ from torch import distributed as dist
 from torch import nn
 
 from nnunet_kd.errors import UserError
-from nnunet_kd.feature_taps import FeatureTaps, choose_pairs, feature_names, measure_features
+from nnunet_kd.feature_taps import FeatureTaps, choose_pairs, feature_names, find_layer, measure_features
 from nnunet_kd.loss_terms import FeaturePair
+from tests.unit.test_networks import SMALL, small
+from tests.unit.test_networks import image as network_image
 
 NAMES = ["encoder.0", "bottleneck", "decoder.1"]
 
@@ -199,3 +201,32 @@ def test_more_pairs_lie_evenly_between():
 def test_without_features_of_equal_size_pairs_must_be_named():
     with pytest.raises(UserError, match=r"kd\.features\.pairs"):
         choose_pairs(shapes(32, 16), shapes(24, 12), 2)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("name", SMALL)
+def test_networks_of_the_papers_name_features_that_later_layers_leave_alone(name, dimensions):
+    network = small(name, dimensions).eval()
+    names = list(feature_names(network))
+    if name == "DilatedNet" and dimensions == 3:
+        assert names == [], "it sees slices"
+        return
+    assert names[0] == "encoder.0"
+    x = network_image(name, dimensions)
+    copies = {}
+    for n in names:
+        find_layer(network, n).register_forward_hook(lambda _, __, output, n=n: copies.update({n: output.clone()}))
+    taps = FeatureTaps(network, [*names, "bottleneck"])
+    with torch.no_grad():
+        _, features = record(taps, network, x)
+    assert torch.equal(features[-1], features[sum(n.startswith("encoder") for n in names) - 1])
+    for n, feature in zip(names, features, strict=False):
+        assert torch.equal(feature, copies[n]), n
+        assert feature.ndim == x.ndim
+        assert len(feature) == len(x)
+    measured = measure_features(network, tuple(x.shape[1:]), names)
+    encoder = [measured[n][-1] for n in names if n.startswith("encoder")]
+    decoder = [measured[n][-1] for n in names if n.startswith("decoder")]
+    assert encoder == sorted(encoder, reverse=True)
+    assert decoder == sorted(decoder)
+    assert len(choose_pairs(measured, measured, 2)) == 2
