@@ -99,6 +99,7 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=40, help="steps of each variant")
     parser.add_argument("--online", type=int, nargs="*", default=[1, 3, 5], help="numbers of teachers in memory")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of torch")
+    parser.add_argument("--only", nargs="*", metavar="VARIANT", help="variants beside 'no teacher'; default: all")
     parser.add_argument("--no_memory", action="store_true", help="times only")
     parser.add_argument("-device", default="cpu")
     args = parser.parse_args()
@@ -106,6 +107,8 @@ def main() -> None:
     paths = dataset_paths(args.dataset)
     plans = load_json(str(paths.preprocessed / f"{args.plans}.json"))
     todo = variants(plans, args.configuration, paths.results, args.online)
+    if args.only is not None:
+        todo = {name: v for name, v in todo.items() if name in ("no teacher", *args.only)}
 
     trainers = {name: start(args, plans, *v) for name, v in todo.items()}  # also exports what is missing
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in trainers}
