@@ -17,9 +17,12 @@ from tests.e2e.conftest import read_segmentation
 MINIMUM = {"direct": 0.999, "resampled": 0.98, "original": 0.98}
 
 
-def nnunet_prediction(workspace, teachers, which, combine, output):
-    """Segments the training images with nnUNetv2_predict, and nnUNetv2_ensemble where probabilities are averaged."""
-    images = workspace.raw / "imagesTr"
+def nnunet_prediction(workspace, teachers, which, combine, cases, output):
+    """Segments training images with nnUNetv2_predict, and with nnUNetv2_ensemble where probabilities are averaged."""
+    images = output.with_name("images")
+    images.mkdir()
+    for case in cases:
+        (images / f"{case}_0000.nii.gz").symlink_to(workspace.raw / "imagesTr" / f"{case}_0000.nii.gz")
     configuration = which.removesuffix("_mixed")
     parts = []
     members = [("3d_fullres", "0"), ("3d_fullres", "1")] if which == "3d_fullres" else [(configuration, "0")]
@@ -65,16 +68,19 @@ def test_stored_argmax_is_nnunets_prediction(workspace, teachers, tmp_path, whic
         name, "-c", "3d_fullres", "--student", "width=0.25", "--teachers", *specifications,
         f"ensemble.combine={combine}", f"ensemble.name={name}",
     )  # fmt: skip
-    workspace.run("nnUNetv2_kd", "softlabels", "-d", "4", "-c", "3d_fullres", "-p", name, "-device", "cpu")
+    export = ["nnUNetv2_kd", "softlabels", "-d", "4", "-c", "3d_fullres", "-p", name, "-device", "cpu"]
+    workspace.run(*export, "--num_parts", "2")
     kd, space = load_student(workspace.preprocessed / f"{name}.json", "3d_fullres", workspace.raw)
     ensemble = TeachingEnsemble.resolve(kd, space, workspace.results, None)
     assert choose_path(space, ensemble.models[0]) == path
     store = SoftLabelStore.open(ensemble.store_folder)
 
-    nnunet_prediction(workspace, teachers, which, combine, tmp_path / "prediction")
+    cases = store.cases()
+    assert len(cases) == 4
+    nnunet_prediction(workspace, teachers, which, combine, cases, tmp_path / "prediction")
     same = voxels = foreground = 0
     margin = 0.0
-    for case in space.dataset.identifiers:
+    for case in cases:
         probabilities = decode(store.read(case)[:], regions=False)
         stored = probabilities.argmax(0)
         predicted = to_student_grid(space, case, read_segmentation(tmp_path / "prediction" / f"{case}.nii.gz"))
