@@ -1,0 +1,82 @@
+"""Raw nnU-Net data sets from the images of the two public data sets that the results are about.
+
+``FOLDER/NAME/images/CASE_0000.nii.gz`` and ``FOLDER/NAME/labels/CASE.nii.gz``.
+"""
+
+import json
+import random
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+SEED = 2022
+SUNNYBROOK_GROUPS = ("SC-HF-I", "SC-HF-NI", "SC-HYP")
+
+
+def hippocampus_cases(source: Path) -> dict[str, list[str]]:
+    """40 test cases, 160 for training, of which the first 20 keep their labels where labels are few."""
+    cases = sorted(f.name.removesuffix(".nii.gz") for f in (source / "hippocampus" / "labels").glob("*.nii.gz"))
+    random.Random(SEED).shuffle(cases)
+    return {"test": cases[:40], "train": cases[40:], "few": cases[40:60], "unlabeled": cases[60:]}
+
+
+def sunnybrook_patients(source: Path) -> dict[str, list[str]]:
+    """Of three pathology groups five patients for training, one for validation, two for testing; healthy ones: test.
+
+    Where labels are few, two patients of each group keep theirs.
+    """
+    patients = sorted({f.name.split("_")[0] for f in (source / "sunnybrook" / "labels").glob("*.nii.gz")})
+    result: dict[str, list[str]] = {"test": [], "val": [], "few": [], "train": [], "unlabeled": []}
+    shuffle = random.Random(SEED).shuffle
+    for group in SUNNYBROOK_GROUPS:
+        members = [p for p in patients if p.rpartition("-")[0] == group]
+        shuffle(members)
+        result[group] = members[:5]
+        result["train"] += members[:5]
+        result["val"] += members[5:6]
+        result["test"] += members[6:]
+        result["few"] += members[:2]
+        result["unlabeled"] += members[2:6]
+    result["healthy"] = [p for p in patients if p.rpartition("-")[0] == "SC-N"]
+    result["test"] += result["healthy"]
+    return result
+
+
+def sunnybrook_cases(source: Path, patients: Sequence[str]) -> list[str]:
+    """End-diastole and end-systole of each patient."""
+    names = sorted(f.name.removesuffix(".nii.gz") for f in (source / "sunnybrook" / "labels").glob("*.nii.gz"))
+    return [n for n in names if n.split("_")[0] in patients]
+
+
+def write_dataset(
+    source: Path,
+    target: Path,
+    labels: dict[str, int],
+    train: Sequence[str],
+    test: Sequence[str],
+    unlabeled: Sequence[str] = (),
+) -> None:
+    """A raw data set with training, test and, if there are any, unlabeled (``imagesUn``) images."""
+    for part, cases, labeled in (("Tr", train, True), ("Ts", test, True), ("Un", unlabeled, False)):
+        for case in cases:
+            _copy(source / "images" / f"{case}_0000.nii.gz", target / f"images{part}")
+            if labeled:
+                _copy(source / "labels" / f"{case}.nii.gz", target / f"labels{part}")
+    content = {
+        "channel_names": {"0": "MRI"},
+        "labels": {"background": 0} | labels,
+        "numTraining": len(train),
+        "file_ending": ".nii.gz",
+    }
+    (target / "dataset.json").write_text(json.dumps(content, indent=4))
+
+
+def write_splits(file: Path, splits: Sequence[tuple[Sequence[str], Sequence[str]]]) -> None:
+    """nnU-Net's ``splits_final.json`` from training and validation cases of each fold."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps([{"train": list(t), "val": list(v)} for t, v in splits], indent=4))
+
+
+def _copy(file: Path, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(file, folder / file.name)

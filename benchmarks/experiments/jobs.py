@@ -1,0 +1,94 @@
+"""Jobs that need each other, worked off by any number of processes that share a folder."""
+
+import multiprocessing
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["benchmarks.experiments.preloaded"])
+
+
+@dataclass(frozen=True)
+class Job:
+    """Commands that run one after the other.
+
+    Attributes:
+        name: unique; also the name of its log.
+        commands: installed commands with their arguments.
+        needs: names of the jobs that must be done before.
+        prepare: called before the commands.
+    """
+
+    name: str
+    commands: Sequence[Sequence[str]] = ()
+    needs: Sequence[str] = field(default_factory=tuple)
+    prepare: Callable[[], None] | None = None
+
+
+def work(jobs: Sequence[Job], folder: Path, environment: dict[str, str]) -> None:
+    """Works off what nobody else does, in the order of the list, until nothing is left that can be done.
+
+    ``folder/jobs/NAME.claimed`` marks a job that somebody has begun, ``.done`` and ``.failed`` its end, ``.log`` is
+    what it printed. Remove the first and third to try again.
+    """
+    state = folder / "jobs"
+    state.mkdir(parents=True, exist_ok=True)
+    unique: dict[str, Job] = {}
+    for job in jobs:
+        unique.setdefault(job.name, job)
+    while todo := [j for j in unique.values() if not (state / f"{j.name}.claimed").exists()]:
+        ready = [j for j in todo if all((state / f"{n}.done").exists() for n in j.needs)]
+        if not ready:
+            if any(n not in unique or (state / f"{n}.failed").exists() for j in todo for n in j.needs):
+                break
+            time.sleep(2)
+            continue
+        job = ready[0]
+        try:
+            (state / f"{job.name}.claimed").touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        begin = time.time()
+        ok = _run_job(job, state / f"{job.name}.log", environment)
+        (state / f"{job.name}.{'done' if ok else 'failed'}").write_text(f"{time.time() - begin:.0f} s\n")
+        print(f"{'done' if ok else 'FAILED'} {job.name} {time.time() - begin:.0f} s", flush=True)
+
+
+def _run_job(job: Job, log: Path, environment: dict[str, str]) -> bool:
+    if job.prepare is not None:
+        job.prepare()
+    for command in job.commands:
+        with log.open("a") as file:
+            print("$", *command, file=file, flush=True)
+        process = _context.Process(target=_run_command, args=(list(command), environment, str(log)))
+        process.start()
+        process.join()
+        if process.exitcode:
+            return False
+    return True
+
+
+def _run_command(command: list[str], environment: dict[str, str], log: str) -> None:
+    file = os.open(log, os.O_WRONLY | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    os.environ.update(environment)
+    sys.argv = command
+    (script,) = entry_points(group="console_scripts", name=command[0])
+    code: object = 0
+    try:
+        code = script.load()()
+    except SystemExit as stop:
+        code = stop.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))

@@ -1,0 +1,277 @@
+"""What is trained with what, for each study."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from inspect import isfunction
+from pathlib import Path
+
+from benchmarks.experiments import data
+from benchmarks.experiments.jobs import Job
+
+SEEDS = (1, 2)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set with the schedule that its studies share.
+
+    Attributes:
+        dataset: its number.
+        configuration: nnU-Net's name.
+        batch_size: of every training.
+        epochs: of 100 iterations, of a student.
+        teacher_epochs: the same of a teacher.
+        patch_size: None for nnU-Net's.
+    """
+
+    dataset: int
+    configuration: str
+    batch_size: int
+    epochs: int
+    teacher_epochs: int
+    patch_size: tuple[int, ...] | None = None
+
+    @property
+    def common(self) -> list[str]:
+        """Settings of every training."""
+        return [
+            *("schedule.iterations_per_epoch=100", "schedule.val_iterations_per_epoch=2", "schedule.save_every=1000"),
+            *("schedule.precision=bf16", "ensemble.precision=bf16"),
+            *("optimizer.name=adam", "optimizer.initial_lr=0.001", "optimizer.lr_schedule=poly"),
+        ]
+
+    def plan(self, name: str, *arguments: str, epochs: int | None = None, seed: int = 1) -> list[str]:
+        """Command that writes the plans NAME; what ``arguments`` set wins."""
+        schedule = [f"schedule.num_epochs={epochs or self.epochs}", f"schedule.seed={seed}"]
+        command = ["nnUNetv2_kd", "plan", "-d", str(self.dataset), "-c", self.configuration, "-o", name]
+        if self.patch_size:
+            command += ["--patch_size", *map(str, self.patch_size)]
+        batch_size = ["--batch_size", str(self.batch_size)]
+        return [*command, *batch_size, "--set", *self.common, *schedule, *arguments]
+
+    def train(self, name: str, trainer: str, fold: str) -> list[str]:
+        """Command that trains a network on the CPU."""
+        return [
+            *("nnUNetv2_train", str(self.dataset), self.configuration, fold),
+            *("-tr", trainer, "-p", name, "-device", "cpu"),
+        ]
+
+    def softlabels(self, name: str, *arguments: str) -> list[str]:
+        """Command that exports the soft labels of a student's teachers."""
+        return [
+            *("nnUNetv2_kd", "softlabels", "-d", str(self.dataset), "-c", self.configuration, "-p", name),
+            *("-device", "cpu", *arguments),
+        ]
+
+
+HIPPOCAMPUS = Task(4, "3d_fullres", batch_size=2, epochs=5, teacher_epochs=15)
+HIPPOCAMPUS_FEW = Task(5, "3d_fullres", batch_size=2, epochs=6, teacher_epochs=8)
+SUNNYBROOK = Task(27, "2d", batch_size=4, epochs=6, teacher_epochs=15, patch_size=(128, 128))
+SUNNYBROOK_FEW = Task(28, "2d", batch_size=4, epochs=5, teacher_epochs=10, patch_size=(128, 128))
+TEACHER = "nnUNetTrainerKDTeacher"
+STORED = "nnUNetTrainerKDEnsemble"
+FEATURE = "nnUNetTrainerKDFeature"
+MULTI = "nnUNetTrainerKDMultiTeacher"
+CROSS = "nnUNetTrainerKDCrossTeaching"
+STUDENT = "width=0.25,blocks=0.5,decoder=1"
+ABLATION = {
+    "PM": ("kl",),
+    "IM": ("importance",),
+    "RA": ("region_affinity",),
+    "PM-IM": ("kl", "importance"),
+    "PM-RA": ("kl", "region_affinity"),
+    "IM-RA": ("importance", "region_affinity"),
+    "all": ("kl", "importance", "region_affinity"),
+}
+CROSS_TEACHING = {
+    "0T": ("cross_teaching.teachers=[]", "cross_teaching.unlabeled.weight=0"),
+    "1T": ('cross_teaching.teachers=["Cross1"]',),
+    "2T": ('cross_teaching.teachers=["Cross1","Cross2"]',),
+    "2T-KD": ('cross_teaching.teachers=["Cross1","Cross2"]', "cross_teaching.pseudo_supervision_weight=0"),
+    "2T-PSV": ('cross_teaching.teachers=["Cross1","Cross2"]', "cross_teaching.distillation.weight=0"),
+    "2T-same": ('cross_teaching.teachers=["Cross1","Cross1"]',),
+}
+NETWORKS = (
+    *("width=0.5", "width=0.25", STUDENT, "enet", "espnet", "mobilenetv2", "resnet18", "mobile-use-net"),
+    *("mobile-use-net,width=0.5", "noothout-resnet,width=0.5"),
+)
+
+
+class Experiments:
+    """Makes the jobs of studies.
+
+    Args:
+        source: folder with ``hippocampus`` and ``sunnybrook``.
+        folder: where everything is written.
+    """
+
+    def __init__(self, source: Path, folder: Path) -> None:
+        self.source = source
+        self.folder = folder
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Studies, ``datasets`` first, which the others need."""
+        return [n for n, member in vars(cls).items() if isfunction(member) and not n.startswith("_")]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """nnU-Net's folders; one worker process; batches made by the training's own process, and so repeatable."""
+        folders = {f"nnUNet_{n}": str(self.folder / n) for n in ("raw", "preprocessed", "results")}
+        return folders | {"nnUNet_def_n_proc": "1", "nnUNet_n_proc_DA": "0", "PATH": os.environ["PATH"]}
+
+    def datasets(self) -> list[Job]:
+        """The four data sets: all labels and few, planned and preprocessed."""
+        source, cases = self.source, data.hippocampus_cases(self.source)
+        patients = data.sunnybrook_patients(self.source)
+        stacks = {k: data.sunnybrook_cases(source, v) for k, v in patients.items()}
+        parts, cavity = {"anterior": 1, "posterior": 2}, {"cavity": 1}
+        jobs = []
+        for task, labels, train, unlabeled, test in (
+            (HIPPOCAMPUS, parts, cases["train"], [], cases["test"]),
+            (HIPPOCAMPUS_FEW, parts, cases["few"], cases["unlabeled"], cases["test"]),
+            (SUNNYBROOK, cavity, stacks["train"] + stacks["val"], [], stacks["test"]),
+            (SUNNYBROOK_FEW, cavity, stacks["few"], stacks["unlabeled"], stacks["test"]),
+        ):
+            name = "hippocampus" if labels is parts else "sunnybrook"
+            target = self.folder / "raw" / self._name(task)
+            write = partial(data.write_dataset, source / name, target, labels, train, test, unlabeled)
+            where = ["-d", str(task.dataset), "-c", task.configuration, "-np", "1"]
+            commands = [["nnUNetv2_plan_and_preprocess", *where]]
+            if unlabeled:
+                commands.append(["nnUNetv2_kd", "preprocess-unlabeled", *where])
+            jobs.append(Job(f"data-{task.dataset}", commands, (), write))
+        folds = [(stacks["train"], stacks["val"])] + [(stacks[g], stacks["val"]) for g in data.SUNNYBROOK_GROUPS]
+        splits = self.folder / "preprocessed" / self._name(SUNNYBROOK) / "splits_final.json"
+        jobs.append(Job("data-27-folds", (), ("data-27",), partial(data.write_splits, splits, folds)))
+        return jobs
+
+    def ablation_hippocampus(self) -> list[Job]:
+        """Qin's Tables IV and V in 3D."""
+        return self._ablation(HIPPOCAMPUS)
+
+    def ablation_sunnybrook(self) -> list[Job]:
+        """Qin's Tables IV and V in 2D."""
+        return self._ablation(SUNNYBROOK)
+
+    def groups(self) -> list[Job]:
+        """Teachers of one pathology group each, students of all groups: folds 1 to 3 and 0."""
+        task = SUNNYBROOK
+        jobs = [job for fold in "123" for job in self._teacher(task, "Half", fold)]
+        needs = [job.name for job in jobs]
+        names = ["--teachers", *(f"{TEACHER}__Half__{task.configuration}:{fold}" for fold in "123")]
+        for seed in SEEDS:
+            for weights in ("paper", "inverse", "uniform"):
+                terms = [f"student.trainer={MULTI}", f"multi_teacher.weights={weights}", *names]
+                jobs.append(self._student(task, f"Groups-{weights}-{seed}", MULTI, "0", seed, terms, needs))
+            jobs.append(self._student(task, f"Groups-stored-{seed}", STORED, "0", seed, names, needs))
+        return jobs
+
+    def semi_hippocampus(self) -> list[Job]:
+        """20 labeled and 140 unlabeled cases, stored soft labels."""
+        return self._semi(HIPPOCAMPUS_FEW)
+
+    def semi_sunnybrook(self) -> list[Job]:
+        """6 labeled and 12 unlabeled patients, stored soft labels."""
+        return self._semi(SUNNYBROOK_FEW)
+
+    def cross_hippocampus(self) -> list[Job]:
+        """Choi's Table 3 on the same cases."""
+        return self._cross(HIPPOCAMPUS_FEW)
+
+    def cross_sunnybrook(self) -> list[Job]:
+        """Choi's Table 3 on the same cases."""
+        return self._cross(SUNNYBROOK_FEW)
+
+    def networks_hippocampus(self) -> list[Job]:
+        """Students of other architectures, soft labels of one teacher."""
+        return self._networks(HIPPOCAMPUS)
+
+    def networks_sunnybrook(self) -> list[Job]:
+        """Students of other architectures, soft labels of one teacher."""
+        return self._networks(SUNNYBROOK)
+
+    def _ablation(self, task: Task) -> list[Job]:
+        jobs = self._teacher(task, "Half", "0")
+        needs = [jobs[-1].name]
+        name = ["--teachers", f"{TEACHER}__Half__{task.configuration}:0"]
+        for seed in SEEDS:
+            for arm, terms in ABLATION.items():
+                settings = ["features.importance.scale=size_free"]
+                settings += [f"distillation.{t}.weight=0" for t in ("kl",) if t not in terms]
+                settings += [f"features.{t}.weight=0" for t in ("importance", "region_affinity") if t not in terms]
+                settings += [*name, "--recipe", "qin2021"]
+                jobs.append(self._student(task, f"Qin-{arm}-{seed}", FEATURE, "0", seed, settings, needs))
+            printed = [*name, "--recipe", "qin2021"]
+            jobs.append(self._student(task, f"Qin-printed-{seed}", FEATURE, "0", seed, printed, needs))
+            jobs.append(self._student(task, f"Stored-{seed}", STORED, "0", seed, name, needs))
+            jobs.append(self._student(task, f"Alone-{seed}", TEACHER, "0", seed, name, needs))
+        return jobs
+
+    def _semi(self, task: Task) -> list[Job]:
+        jobs = [job for seed in (1, 2, 3) for job in self._teacher(task, f"Half{seed}", "all", seed)]
+        needs = [job.name for job in jobs]
+        names = ["--teachers", *(f"{TEACHER}__Half{seed}__{task.configuration}:all" for seed in (1, 2, 3))]
+        export = [task.plan("Export", "--student", STUDENT, *names), task.softlabels("Export")]
+        jobs.append(Job(f"{task.dataset}-softlabels", export, needs))
+        needs = [f"{task.dataset}-softlabels"]
+        for seed in SEEDS:
+            half = ["unlabeled.fraction=0.5", *names]
+            jobs.append(self._student(task, f"Alone-{seed}", TEACHER, "all", seed, names, needs))
+            jobs.append(self._student(task, f"Labeled-{seed}", STORED, "all", seed, names, needs))
+            jobs.append(self._student(task, f"Unlabeled-{seed}", STORED, "all", seed, half, needs))
+        return jobs
+
+    def _cross(self, task: Task) -> list[Job]:
+        network = ["--role", "teacher", "--student", "use-net,width=0.25"]
+        plans = [task.plan("Cross1", *network)]
+        plans.append(task.plan("Cross2", *network, "--student-arg", "upsampling=interpolation"))
+        jobs = [Job(f"{task.dataset}-cross-plans", plans, [f"data-{task.dataset}"])]
+        for seed in SEEDS:
+            for arm, settings in CROSS_TEACHING.items():
+                size = ["--recipe", "choi2022", "--batch_size", str(task.batch_size // 2)]
+                name = f"Cross-{arm}-{seed}"
+                jobs.append(self._student(task, name, CROSS, "all", seed, [*settings, *size], [jobs[0].name]))
+        return jobs
+
+    def _networks(self, task: Task) -> list[Job]:
+        jobs = self._teacher(task, "Half", "0")
+        needs = [jobs[-1].name]
+        name = ["--teachers", f"{TEACHER}__Half__{task.configuration}:0"]
+        for seed in SEEDS:
+            for network in NETWORKS:
+                label = "".join(c if c.isalnum() else "-" for c in network)
+                settings = [*name, "--student", network]
+                jobs.append(self._student(task, f"Net-{label}-{seed}", STORED, "0", seed, settings, needs))
+        return jobs
+
+    def _teacher(self, task: Task, name: str, fold: str, seed: int = 1) -> list[Job]:
+        """Plans and training of a network of half the width, and its mirrored prediction of the test cases."""
+        network = ["--role", "teacher", "--student", "width=0.5"]
+        planned = f"{task.dataset}-plan-{name}"
+        plan = task.plan(name, *network, epochs=task.teacher_epochs, seed=seed)
+        commands = [task.train(name, TEACHER, fold), *self._test(task, name, TEACHER, fold, mirrored=True)]
+        needs = ["data-27-folds"] if task is SUNNYBROOK else [f"data-{task.dataset}"]
+        return [Job(planned, [plan], needs), Job(f"{task.dataset}-{name}-{fold}", commands, [planned])]
+
+    def _student(
+        self, task: Task, name: str, trainer: str, fold: str, seed: int, arguments: Sequence[str], needs: Sequence[str]
+    ) -> Job:
+        network = [] if "--student" in arguments else ["--student", STUDENT]
+        plan = task.plan(name, *arguments, *network, seed=seed)
+        commands = [plan, task.train(name, trainer, fold), *self._test(task, name, trainer, fold, mirrored=False)]
+        return Job(f"{task.dataset}-{name}", commands, needs)
+
+    def _test(self, task: Task, name: str, trainer: str, fold: str, mirrored: bool) -> list[list[str]]:
+        raw = self.folder / "raw" / self._name(task)
+        output = str(self.folder / "predictions" / str(task.dataset) / (f"{name}-{fold}" if mirrored else name))
+        predict = ["nnUNetv2_predict", "-i", str(raw / "imagesTs"), "-o", output, "-d", str(task.dataset)]
+        predict += ["-c", task.configuration, "-f", fold, "-tr", trainer, "-p", name, "-device", "cpu"]
+        predict += ["-npp", "0", "-nps", "0", *([] if mirrored else ["--disable_tta"])]
+        return [predict, ["nnUNetv2_kd", "evaluate", "-i", output, "-r", str(raw / "labelsTs"), "-np", "1"]]
+
+    def _name(self, task: Task) -> str:
+        name = "Hippocampus" if task in (HIPPOCAMPUS, HIPPOCAMPUS_FEW) else "Sunnybrook"
+        return f"Dataset{task.dataset:03d}_{name}" + ("Few" if task in (HIPPOCAMPUS_FEW, SUNNYBROOK_FEW) else "")

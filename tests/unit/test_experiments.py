@@ -1,0 +1,57 @@
+"""The driver of the trainings behind the results: order of jobs, and the table of what came out."""
+
+import json
+from pathlib import Path
+
+from benchmarks.experiments.jobs import Job, work
+from benchmarks.experiments.studies import Experiments
+from benchmarks.experiments.tables import table
+
+
+def test_jobs_run_after_what_they_need_and_only_once(tmp_path: Path) -> None:
+    order: list[str] = []
+    jobs = [
+        Job("last", needs=["first", "second"], prepare=lambda: order.append("last")),
+        Job("second", needs=["first"], prepare=lambda: order.append("second")),
+        Job("first", prepare=lambda: order.append("first")),
+        Job("first", prepare=lambda: order.append("again")),
+        Job("never", needs=["absent"], prepare=lambda: order.append("never")),
+    ]
+    work(jobs, tmp_path, {})
+    work(jobs, tmp_path, {})
+    assert order == ["first", "second", "last"]
+
+
+def test_every_study_has_what_it_needs(tmp_path: Path) -> None:
+    for case in ("hippocampus_001", "SC-HF-I-01_p1", "SC-HF-NI-03_p1", "SC-HYP-01_p1", "SC-N-02_p1"):
+        folder = tmp_path / ("hippocampus" if case.startswith("hippo") else "sunnybrook") / "labels"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{case}.nii.gz").touch()
+    experiments = Experiments(tmp_path, tmp_path)
+    jobs = [job for study in Experiments.names() for job in getattr(experiments, study)()]
+    commands: dict[str, object] = {}
+    for job in jobs:
+        assert commands.setdefault(job.name, job.commands) == job.commands, f"two different jobs {job.name}"
+    assert {need for job in jobs for need in job.needs} <= set(commands)
+    assert len(commands) > 50
+
+
+def summary(dice: dict[str, float]) -> str:
+    rows = [{"metrics": {"1": {"Dice": d}}, "prediction_file": f"{case}.nii.gz"} for case, d in dice.items()]
+    return json.dumps({"metric_per_case": rows, "mean": {}, "foreground_mean": {}})
+
+
+def test_table_pairs_cases_and_averages_seeds(tmp_path: Path) -> None:
+    values = {
+        "alone-1": {"a_p1": 0.5, "a_p2": 0.6, "b_p1": 0.7, "b_p2": 0.7},
+        "alone-2": {"a_p1": 0.7, "a_p2": 0.8, "b_p1": 0.9, "b_p2": 0.9},
+        "taught-1": {"a_p1": 0.7, "a_p2": 0.8, "b_p1": 0.9, "b_p2": 0.9},
+    }
+    for name, dice in values.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "summary.json").write_text(summary(dice))
+    text = table(tmp_path, ["taught"], "alone")
+    assert "| taught | 0.8250 | 0.8250 | 0.0957 | +10.00 (+10.00 to +10.00) | 4 of 4 | 0.5 | 0.5 |" in text
+    assert "| alone | 0.6250, 0.8250 | 0.7250 | 0.0957 | | | | |" in text
+    assert "4 cases, 2 patients." in text
+    assert "| taught | 0.9000 |" in table(tmp_path, ["taught"], "alone", only="b")
