@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nnunet_kd.errors import UserError
-from nnunet_kd.loss_terms import Ramp, Term
+from nnunet_kd.loss_terms import RAMP, Ramp, Term
 from nnunet_kd.schema import block, number, value
 
 
@@ -14,7 +14,7 @@ class OnlineKLTerm(Term):
     """Distillation from networks that are trained at the same time (Choi 2022: lambda_dis)."""
 
     weight: float = number(10.0, "weight in the training loss (lambda_dis); 0 switches the term off", minimum=0)
-    ramp: Ramp = value("gaussian", "how the weight rises: at once, linearly, or as exp(-5 (1 - t)^2)")
+    ramp: Ramp = value("gaussian", RAMP)
     temperature: float = number(1.0, "softmax temperature T; the term carries T^2", above=0)
     direction: Literal["teacher_student", "student_teacher"] = value(
         "teacher_student", "teacher_student: KL(teacher || student); student_teacher: the reverse"
@@ -26,7 +26,7 @@ class UnlabeledTerm(Term):
     """Everything that is learned on unlabeled cases (Choi 2022: lambda_ssl)."""
 
     weight: float = number(0.1, "weight of all unlabeled terms (lambda_ssl); 0: no unlabeled cases are used", minimum=0)
-    ramp: Ramp = value("gaussian", "how the weight rises: at once, linearly, or as exp(-5 (1 - t)^2)")
+    ramp: Ramp = value("gaussian", RAMP)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ from typing import Literal
 from nnunet_kd.errors import UserError
 from nnunet_kd.schema import block, number, value
 
-Ramp = Literal["none", "linear", "gaussian"]
+Ramp = Literal["none", "linear", "gaussian", "fade"]
+RAMP = "weight over the training: constant, rising linearly or as exp(-5 (1 - t)^2), or falling linearly to 0"
+RAMP_LENGTH = "fraction of the training over which the weight rises or falls"
 
 
 @dataclass(frozen=True)
@@ -14,8 +16,8 @@ class Term:
     """Weight and ramp of one distillation term; weight 0 switches it off."""
 
     weight: float = number(0.0, "weight in the training loss; 0 switches the term off", minimum=0)
-    ramp: Ramp = value("none", "how the weight rises: at once, linearly, or as exp(-5 (1 - t)^2)")
-    ramp_length: float = number(1.0, "fraction of the training over which the weight rises", above=0, maximum=1)
+    ramp: Ramp = value("none", RAMP)
+    ramp_length: float = number(1.0, RAMP_LENGTH, above=0, maximum=1)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Weights that rise over the training."""
+"""Weights that rise or fall over the training."""
 
 import math
 
@@ -8,15 +8,15 @@ from nnunet_kd.loss_terms import Term
 def ramp(kind: str, progress: float, length: float = 1.0) -> float:
     """Factor in [0, 1] of a loss weight.
 
-    ``none``: 1. ``linear``: t. ``gaussian``: exp(-5 (1 - t)^2). With t = progress / length,
+    ``none``: 1. ``linear``: t. ``gaussian``: exp(-5 (1 - t)^2). ``fade``: 1 - t. With t = progress / length,
     held to [0, 1].
 
     Source: Choi et al. 2022, Section 2.2 (gaussian, the warm-up lambda(t)).
 
     Args:
-        kind: ``none``, ``linear`` or ``gaussian``.
+        kind: ``none``, ``linear``, ``gaussian`` or ``fade``.
         progress: fraction of the training that has passed, in [0, 1].
-        length: fraction of the training over which the weight rises, in (0, 1].
+        length: fraction of the training over which the weight rises or falls, in (0, 1].
 
     Raises:
         ValueError: for another kind.
@@ -28,7 +28,9 @@ def ramp(kind: str, progress: float, length: float = 1.0) -> float:
         return t
     if kind == "gaussian":
         return math.exp(-5 * (1 - t) ** 2)
-    raise ValueError(f"ramp kind {kind!r}: expected 'none', 'linear' or 'gaussian'")
+    if kind == "fade":
+        return 1 - t
+    raise ValueError(f"ramp kind {kind!r}: expected 'none', 'linear', 'gaussian' or 'fade'")
 
 
 def ramped_weight(term: Term, progress: float) -> float:

@@ -1,4 +1,4 @@
-"""Weights that rise over the training."""
+"""Weights that rise or fall over the training."""
 
 import itertools
 import math
@@ -24,6 +24,10 @@ def test_none_is_always_one(progress):
         ("gaussian", 0.0, 1.0, math.exp(-5)),
         ("gaussian", 0.5, 1.0, math.exp(-1.25)),
         ("gaussian", 0.2, 0.4, math.exp(-1.25)),
+        ("fade", 0.0, 1.0, 1.0),
+        ("fade", 0.25, 1.0, 0.75),
+        ("fade", 0.25, 0.5, 0.5),
+        ("fade", 0.75, 0.5, 0.0),
     ],
 )
 def test_values_by_hand(kind, progress, length, expected):
@@ -37,6 +41,14 @@ def test_rises_monotonically_within_0_and_1_and_stays_1_after_its_length(kind, l
     assert all(0 <= a <= b <= 1 for a, b in itertools.pairwise(values))
     assert all(v == 1 for i, v in enumerate(values) if i / 100 >= length)
     assert values[0] < 0.01
+
+
+@pytest.mark.parametrize("length", [0.1, 0.5, 1.0])
+def test_fade_falls_from_1_to_0_and_stays_0(length):
+    values = [ramp("fade", i / 100, length) for i in range(101)]
+    assert values[0] == 1
+    assert all(0 <= b <= a for a, b in itertools.pairwise(values))
+    assert all(v == 0 for i, v in enumerate(values) if i / 100 >= length)
 
 
 def test_an_unknown_kind_is_refused_by_name():
