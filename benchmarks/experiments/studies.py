@@ -160,7 +160,7 @@ class Experiments:
         """Teachers of one pathology group each, students of all groups: folds 1 to 3 and 0."""
         task = SUNNYBROOK
         jobs = [job for fold in "123" for job in self._teacher(task, "Half", fold)]
-        needs = [job.name for job in jobs]
+        needs = [f"{task.dataset}-Half-{fold}" for fold in "123"]
         names = ["--teachers", *(f"{TEACHER}__Half__{task.configuration}:{fold}" for fold in "123")]
         for seed in SEEDS:
             for weights in ("paper", "inverse", "uniform"):
@@ -212,7 +212,7 @@ class Experiments:
 
     def _semi(self, task: Task) -> list[Job]:
         jobs = [job for seed in (1, 2, 3) for job in self._teacher(task, f"Half{seed}", "all", seed)]
-        needs = [job.name for job in jobs]
+        needs = [f"{task.dataset}-Half{seed}-all" for seed in (1, 2, 3)]
         names = ["--teachers", *(f"{TEACHER}__Half{seed}__{task.configuration}:all" for seed in (1, 2, 3))]
         export = [task.plan("Export", "--student", STUDENT, *names), task.softlabels("Export")]
         jobs.append(Job(f"{task.dataset}-softlabels", export, needs))
@@ -248,13 +248,17 @@ class Experiments:
         return jobs
 
     def _teacher(self, task: Task, name: str, fold: str, seed: int = 1) -> list[Job]:
-        """Plans and training of a network of half the width, and its mirrored prediction of the test cases."""
+        """Plans, mirrored prediction of the test cases, and training of a network of half the width."""
         network = ["--role", "teacher", "--student", "width=0.5"]
         planned = f"{task.dataset}-plan-{name}"
         plan = task.plan(name, *network, epochs=task.teacher_epochs, seed=seed)
-        commands = [task.train(name, TEACHER, fold), *self._test(task, name, TEACHER, fold, mirrored=True)]
         needs = ["data-27-folds"] if task is SUNNYBROOK else [f"data-{task.dataset}"]
-        return [Job(planned, [plan], needs), Job(f"{task.dataset}-{name}-{fold}", commands, [planned])]
+        trained = f"{task.dataset}-{name}-{fold}"
+        return [
+            Job(planned, [plan], needs),
+            Job(f"{trained}-test", self._test(task, name, TEACHER, fold, mirrored=True), [trained]),
+            Job(trained, [task.train(name, TEACHER, fold)], [planned]),
+        ]
 
     def _student(
         self, task: Task, name: str, trainer: str, fold: str, seed: int, arguments: Sequence[str], needs: Sequence[str]
