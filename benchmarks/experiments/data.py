@@ -14,10 +14,11 @@ SUNNYBROOK_GROUPS = ("SC-HF-I", "SC-HF-NI", "SC-HYP")
 
 
 def hippocampus_cases(source: Path) -> dict[str, list[str]]:
-    """40 test cases, 160 for training, of which the first 20 keep their labels where labels are few."""
+    """40 test cases, 160 labeled ones: 4 to watch the training; where labels are few, the first 20 keep theirs."""
     cases = sorted(f.name.removesuffix(".nii.gz") for f in (source / "hippocampus" / "labels").glob("*.nii.gz"))
     random.Random(SEED).shuffle(cases)
-    return {"test": cases[:40], "train": cases[40:], "few": cases[40:60], "unlabeled": cases[60:]}
+    test, labeled = cases[:40], cases[40:]
+    return {"test": test, "train": labeled[4:], "val": labeled[:4], "few": labeled[:20], "unlabeled": labeled[20:]}
 
 
 def sunnybrook_patients(source: Path) -> dict[str, list[str]]:

@@ -130,7 +130,7 @@ class Experiments:
         parts, cavity = {"anterior": 1, "posterior": 2}, {"cavity": 1}
         jobs = []
         for task, labels, train, unlabeled, test in (
-            (HIPPOCAMPUS, parts, cases["train"], [], cases["test"]),
+            (HIPPOCAMPUS, parts, cases["train"] + cases["val"], [], cases["test"]),
             (HIPPOCAMPUS_FEW, parts, cases["few"], cases["unlabeled"], cases["test"]),
             (SUNNYBROOK, cavity, stacks["train"] + stacks["val"], [], stacks["test"]),
             (SUNNYBROOK_FEW, cavity, stacks["few"], stacks["unlabeled"], stacks["test"]),
@@ -143,9 +143,14 @@ class Experiments:
             if unlabeled:
                 commands.append(["nnUNetv2_kd", "preprocess-unlabeled", *where])
             jobs.append(Job(f"data-{task.dataset}", commands, (), write))
-        folds = [(stacks["train"], stacks["val"])] + [(stacks[g], stacks["val"]) for g in data.SUNNYBROOK_GROUPS]
-        splits = self.folder / "preprocessed" / self._name(SUNNYBROOK) / "splits_final.json"
-        jobs.append(Job("data-27-folds", (), ("data-27",), partial(data.write_splits, splits, folds)))
+        groups = [(stacks[g], stacks["val"]) for g in data.SUNNYBROOK_GROUPS]
+        for task, folds in (
+            (HIPPOCAMPUS, [(cases["train"], cases["val"])]),
+            (SUNNYBROOK, [(stacks["train"], stacks["val"]), *groups]),
+        ):
+            splits = self.folder / "preprocessed" / self._name(task) / "splits_final.json"
+            write = partial(data.write_splits, splits, folds)
+            jobs.append(Job(f"data-{task.dataset}-folds", (), (f"data-{task.dataset}",), write))
         return jobs
 
     def ablation_hippocampus(self) -> list[Job]:
@@ -252,7 +257,7 @@ class Experiments:
         network = ["--role", "teacher", "--student", "width=0.5"]
         planned = f"{task.dataset}-plan-{name}"
         plan = task.plan(name, *network, epochs=task.teacher_epochs, seed=seed)
-        needs = ["data-27-folds"] if task is SUNNYBROOK else [f"data-{task.dataset}"]
+        needs = [f"data-{task.dataset}" + ("-folds" if fold != "all" else "")]
         trained = f"{task.dataset}-{name}-{fold}"
         return [
             Job(planned, [plan], needs),
