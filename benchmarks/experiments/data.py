@@ -9,6 +9,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import SimpleITK as sitk
+
 SEED = 2022
 SUNNYBROOK_GROUPS = ("SC-HF-I", "SC-HF-NI", "SC-HYP")
 
@@ -76,6 +79,44 @@ def write_splits(file: Path, splits: Sequence[tuple[Sequence[str], Sequence[str]
     """nnU-Net's ``splits_final.json`` from training and validation cases of each fold."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps([{"train": list(t), "val": list(v)} for t, v in splits], indent=4))
+
+
+def write_wide(raw: Path, factor: int) -> None:
+    """``imagesWide`` and ``labelsWide``: the test cases in a field of view ``factor`` times as long in every direction.
+
+    What surrounds the image is noise with the mean and a quarter of the standard deviation of its first and last slice.
+    """
+    rng = np.random.default_rng(SEED)
+    for file in sorted((raw / "imagesTs").iterdir()):
+        image, case = sitk.ReadImage(str(file)), file.name.removesuffix("_0000.nii.gz")
+        array = sitk.GetArrayFromImage(image).astype(np.float32)
+        ends = array[[0, -1]]
+        around = rng.normal(ends.mean(), ends.std() / 4, [factor * s for s in array.shape])
+        _write_inside(array, around.clip(array.min(), array.max()), image, raw / "imagesWide" / file.name)
+        label = sitk.GetArrayFromImage(sitk.ReadImage(str(raw / "labelsTs" / f"{case}.nii.gz")))
+        nothing = np.zeros_like(around, dtype=label.dtype)
+        _write_inside(label, nothing, image, raw / "labelsWide" / f"{case}.nii.gz")
+
+
+def _write_inside(inner: np.ndarray, outer: np.ndarray, like: sitk.Image, file: Path) -> None:
+    begin = [(o - i) // 2 for o, i in zip(outer.shape, inner.shape, strict=True)]
+    outer[tuple(slice(b, b + i) for b, i in zip(begin, inner.shape, strict=True))] = inner
+    result = sitk.GetImageFromArray(outer.astype(inner.dtype))
+    result.SetSpacing(like.GetSpacing())
+    file.parent.mkdir(exist_ok=True)
+    sitk.WriteImage(result, str(file))
+
+
+def add_lowres(plans_file: Path, spacing: Sequence[float], patch_size: Sequence[int]) -> None:
+    """A configuration ``3d_lowres``, which nnU-Net does not plan for images that a patch covers."""
+    plans = json.loads(plans_file.read_text())
+    plans["configurations"]["3d_lowres"] = {
+        "inherits_from": "3d_fullres",
+        "data_identifier": "nnUNetPlans_3d_lowres",
+        "spacing": list(spacing),
+        "patch_size": list(patch_size),
+    }
+    plans_file.write_text(json.dumps(plans, indent=4))
 
 
 def _copy(file: Path, folder: Path) -> None:

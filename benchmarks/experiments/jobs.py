@@ -66,9 +66,12 @@ def _run_job(job: Job, log: Path, environment: dict[str, str]) -> bool:
     for command in job.commands:
         with log.open("a") as file:
             print("$", *command, file=file, flush=True)
+        begin = time.time()
         process = _context.Process(target=_run_command, args=(list(command), environment, str(log)))
         process.start()
         process.join()
+        with log.open("a") as file:
+            print(f"# {time.time() - begin:.1f} s", file=file)
         if process.exitcode:
             return False
     return True

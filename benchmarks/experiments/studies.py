@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from inspect import isfunction
 from pathlib import Path
@@ -189,6 +189,33 @@ class Experiments:
     def cross_sunnybrook(self) -> list[Job]:
         """Choi's Table 3 on the same cases."""
         return self._cross(SUNNYBROOK_FEW)
+
+    def coarse(self) -> list[Job]:
+        """Coarse to fine against a sliding window over a field of view of 27 times the volume."""
+        task, coarse = HIPPOCAMPUS_FEW, replace(HIPPOCAMPUS_FEW, configuration="3d_lowres", patch_size=None, epochs=3)
+        raw = self.folder / "raw" / self._name(task)
+        plans = self.folder / "preprocessed" / self._name(task) / "nnUNetPlans.json"
+
+        def prepare() -> None:
+            data.add_lowres(plans, (2, 2, 2), (24, 32, 24))
+            data.write_wide(raw, 3)
+
+        number, images, labels = str(task.dataset), str(raw / "imagesWide"), str(raw / "labelsWide")
+        results, outputs = self.folder / "results" / self._name(task), self.folder / "predictions" / "wide"
+        fine = ["-d", number, "-c", task.configuration, "-f", "all", "-tr", STORED, "-p", "Unlabeled-1"]
+        stages = ["--coarse", str(results / f"{TEACHER}__Coarse__3d_lowres:all")]
+        stages += ["--fine", str(results / f"{STORED}__Unlabeled-1__{task.configuration}:all"), "--keep-largest"]
+        common = ["-i", images, "-device", "cpu", "--disable_tta", "-o"]
+        commands = [
+            ["nnUNetv2_preprocess", "-d", number, "-c", "3d_lowres", "-plans_name", "nnUNetPlans", "-np", "1"],
+            coarse.plan("Coarse", "--role", "teacher", "--student", STUDENT),
+            coarse.train("Coarse", TEACHER, "all"),
+            ["nnUNetv2_kd", "predict", *common, str(outputs / "coarse-to-fine"), *stages, "--margin-mm", "4"],
+            ["nnUNetv2_predict", *common, str(outputs / "whole"), *fine, "-npp", "0", "-nps", "0"],
+        ]
+        for name in ("coarse-to-fine", "whole"):
+            commands.append(["nnUNetv2_kd", "evaluate", "-i", str(outputs / name), "-r", labels, "-np", "1"])
+        return [Job("5-coarse", commands, [f"{number}-Unlabeled-1"], prepare)]
 
     def networks_hippocampus(self) -> list[Job]:
         """Students of other architectures, soft labels of one teacher."""
