@@ -66,7 +66,7 @@ class Task:
         ]
 
 
-HIPPOCAMPUS = Task(4, "3d_fullres", batch_size=2, epochs=5, teacher_epochs=15)
+HIPPOCAMPUS = Task(4, "3d_fullres", batch_size=2, epochs=4, teacher_epochs=15)
 HIPPOCAMPUS_FEW = Task(5, "3d_fullres", batch_size=2, epochs=6, teacher_epochs=8)
 SUNNYBROOK = Task(27, "2d", batch_size=4, epochs=6, teacher_epochs=15, patch_size=(128, 128))
 SUNNYBROOK_FEW = Task(28, "2d", batch_size=4, epochs=5, teacher_epochs=10, patch_size=(128, 128))
@@ -76,15 +76,8 @@ FEATURE = "nnUNetTrainerKDFeature"
 MULTI = "nnUNetTrainerKDMultiTeacher"
 CROSS = "nnUNetTrainerKDCrossTeaching"
 STUDENT = "width=0.25,blocks=0.5,decoder=1"
-ABLATION = {
-    "PM": ("kl",),
-    "IM": ("importance",),
-    "RA": ("region_affinity",),
-    "PM-IM": ("kl", "importance"),
-    "PM-RA": ("kl", "region_affinity"),
-    "IM-RA": ("importance", "region_affinity"),
-    "all": ("kl", "importance", "region_affinity"),
-}
+TERMS = {"PM": "distillation.kl", "IM": "features.importance", "RA": "features.region_affinity"}
+ABLATION = ("PM", "IM", "RA", "PM-IM", "PM-RA", "IM-RA", "all")
 CROSS_TEACHING = {
     "0T": ("cross_teaching.teachers=[]", "cross_teaching.unlabeled.weight=0"),
     "1T": ('cross_teaching.teachers=["Cross1"]',),
@@ -230,12 +223,11 @@ class Experiments:
         needs = [jobs[-1].name]
         name = ["--teachers", f"{TEACHER}__Half__{task.configuration}:0"]
         for seed in SEEDS:
-            for arm, terms in ABLATION.items():
-                settings = ["features.importance.scale=size_free"]
-                settings += [f"distillation.{t}.weight=0" for t in ("kl",) if t not in terms]
-                settings += [f"features.{t}.weight=0" for t in ("importance", "region_affinity") if t not in terms]
-                settings += [*name, "--recipe", "qin2021"]
-                jobs.append(self._student(task, f"Qin-{arm}-{seed}", FEATURE, "0", seed, settings, needs))
+            arms = {a: [f"{TERMS[t]}.weight=0" for t in TERMS if t not in a and a != "all"] for a in ABLATION}
+            arms["light"] = [f"{TERMS[t]}.weight=0.1" for t in ("IM", "RA")]
+            for arm, settings in arms.items():
+                more = [*settings, "features.importance.scale=size_free", *name, "--recipe", "qin2021"]
+                jobs.append(self._student(task, f"Qin-{arm}-{seed}", FEATURE, "0", seed, more, needs))
             printed = [*name, "--recipe", "qin2021"]
             jobs.append(self._student(task, f"Qin-printed-{seed}", FEATURE, "0", seed, printed, needs))
             jobs.append(self._student(task, f"Stored-{seed}", STORED, "0", seed, name, needs))
