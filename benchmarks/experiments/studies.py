@@ -224,12 +224,14 @@ class Experiments:
         name = ["--teachers", f"{TEACHER}__Half__{task.configuration}:0"]
         for seed in SEEDS:
             arms = {a: [f"{TERMS[t]}.weight=0" for t in TERMS if t not in a and a != "all"] for a in ABLATION}
+            arms["RA-vector"] = [*arms["RA"], "features.region_affinity.form=vector"]
             arms["light"] = [f"{TERMS[t]}.weight=0.1" for t in ("IM", "RA")]
             for arm, settings in arms.items():
                 more = [*settings, "features.importance.scale=size_free", *name, "--recipe", "qin2021"]
                 jobs.append(self._student(task, f"Qin-{arm}-{seed}", FEATURE, "0", seed, more, needs))
-            printed = [*name, "--recipe", "qin2021"]
-            jobs.append(self._student(task, f"Qin-printed-{seed}", FEATURE, "0", seed, printed, needs))
+            if seed == SEEDS[0]:
+                printed = ["features.importance.scale=paper", *name, "--recipe", "qin2021"]
+                jobs.append(self._student(task, f"Qin-printed-{seed}", FEATURE, "0", seed, printed, needs))
             jobs.append(self._student(task, f"Stored-{seed}", STORED, "0", seed, name, needs))
             jobs.append(self._student(task, f"Alone-{seed}", TEACHER, "0", seed, name, needs))
         return jobs
