@@ -224,7 +224,8 @@ class Experiments:
         name = ["--teachers", f"{TEACHER}__Half__{task.configuration}:0"]
         for seed in SEEDS:
             arms = {a: [f"{TERMS[t]}.weight=0" for t in TERMS if t not in a and a != "all"] for a in ABLATION}
-            arms["RA-vector"] = [*arms["RA"], "features.region_affinity.form=vector"]
+            if task is HIPPOCAMPUS:  # with a single pair of classes both forms are the same
+                arms["RA-vector"] = [*arms["RA"], "features.region_affinity.form=vector"]
             arms["light"] = [f"{TERMS[t]}.weight=0.1" for t in ("IM", "RA")]
             for arm, settings in arms.items():
                 more = [*settings, "features.importance.scale=size_free", *name, "--recipe", "qin2021"]
