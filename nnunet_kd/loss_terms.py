@@ -24,7 +24,7 @@ class Term:
 class ImportanceTerm(Term):
     """Importance maps distillation (Qin et al. 2021, Eq. 3-5)."""
 
-    weight: float = number(0.9, "weight in the training loss; 0 switches the term off", minimum=0)
+    weight: float = number(0.1, "weight in the training loss; 0 switches the term off", minimum=0)
     exponent: float = number(2.0, "exponent of the activations in the importance map", above=0)
     scale: Literal["size_free", "paper"] = value(
         "size_free", "size_free: independent of the patch size; paper: Eq. 5, grows with the root of the places"
@@ -35,9 +35,9 @@ class ImportanceTerm(Term):
 class RegionAffinityTerm(Term):
     """Region affinity distillation (Qin et al. 2021, Eq. 6-8)."""
 
-    weight: float = number(0.9, "weight in the training loss; 0 switches the term off", minimum=0)
+    weight: float = number(0.1, "weight in the training loss; 0 switches the term off", minimum=0)
     form: Literal["mean", "vector"] = value(
-        "mean", "mean: one number for all pairs of classes; vector: one for each pair, for many classes"
+        "vector", "vector: each pair of classes by itself; mean: one number, in which errors of pairs can cancel"
     )
     norm: int = number(2, "p of the norm of the vector's difference, 1 or 2", minimum=1, maximum=2)
 

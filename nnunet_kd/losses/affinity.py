@@ -38,7 +38,7 @@ def region_contrast(features: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def region_affinity_loss(
-    student: Tensor, teacher: Tensor, regions: Tensor, *, form: str = "mean", norm: int = 2
+    student: Tensor, teacher: Tensor, regions: Tensor, *, form: str = "vector", norm: int = 2
 ) -> Tensor:
     r"""Region affinity distillation (RAD): distance of region contrasts, mean over images.
 
