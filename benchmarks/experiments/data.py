@@ -81,13 +81,13 @@ def write_splits(file: Path, splits: Sequence[tuple[Sequence[str], Sequence[str]
     file.write_text(json.dumps([{"train": list(t), "val": list(v)} for t, v in splits], indent=4))
 
 
-def write_wide(raw: Path, factor: int) -> None:
-    """``imagesWide`` and ``labelsWide``: the test cases in a field of view ``factor`` times as long in every direction.
+def write_wide(raw: Path, factor: int, number: int) -> None:
+    """``imagesWide`` and ``labelsWide``: the first test cases in a field of view ``factor`` times as long on every axis.
 
     What surrounds the image is noise with the mean and a quarter of the standard deviation of its first and last slice.
     """
     rng = np.random.default_rng(SEED)
-    for file in sorted((raw / "imagesTs").iterdir()):
+    for file in sorted((raw / "imagesTs").iterdir())[:number]:
         image, case = sitk.ReadImage(str(file)), file.name.removesuffix("_0000.nii.gz")
         array = sitk.GetArrayFromImage(image).astype(np.float32)
         ends = array[[0, -1]]

@@ -191,7 +191,7 @@ class Experiments:
 
         def prepare() -> None:
             data.add_lowres(plans, (2, 2, 2), (24, 32, 24))
-            data.write_wide(raw, 3)
+            data.write_wide(raw, 3, 16)
 
         number, images, labels = str(task.dataset), str(raw / "imagesWide"), str(raw / "labelsWide")
         results, outputs = self.folder / "results" / self._name(task), self.folder / "predictions" / "wide"
