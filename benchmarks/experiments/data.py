@@ -82,7 +82,7 @@ def write_splits(file: Path, splits: Sequence[tuple[Sequence[str], Sequence[str]
 
 
 def write_wide(raw: Path, factor: int, number: int) -> None:
-    """``imagesWide`` and ``labelsWide``: the first test cases in a field of view ``factor`` times as long on every axis.
+    """``imagesWide``, ``labelsWide``: the first test cases in a field of view ``factor`` times as long on every axis.
 
     What surrounds the image is noise with the mean and a quarter of the standard deviation of its first and last slice.
     """
