@@ -110,16 +110,7 @@ def main() -> None:
     if args.only is not None:
         todo = {name: v for name, v in todo.items() if name in ("no teacher", *args.only)}
 
-    trainers = {name: start(args, plans, *v) for name, v in todo.items()}  # also exports what is missing
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in trainers}
-    for i in range(args.n + 3):
-        for name, trainer in trainers.items():
-            measured = step(trainer)
-            if i >= 3:
-                seconds[name].append(measured)
-    trainers.clear()
-
-    memory: dict[str, float] = {}
+    memory: dict[str, float] = {}  # first: on Linux a new process begins with the peak of the one that made it
     context = multiprocessing.get_context("spawn")
     for name, v in todo.items() if not args.no_memory else ():
         queue = context.Queue()
@@ -127,6 +118,15 @@ def main() -> None:
         process.start()
         memory[name] = queue.get(timeout=600)
         process.join()
+
+    trainers = {name: start(args, plans, *v) for name, v in todo.items()}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in trainers}
+    for i in range(args.n + 3):
+        for name, trainer in trainers.items():
+            measured = step(trainer)
+            if i >= 3:
+                seconds[name].append(measured)
+    trainers.clear()
 
     reference = np.array(seconds["no teacher"]).sum(1)
     print("| variant | loading, s | step, s | together / no teacher | peak memory, MB |")
