@@ -2,13 +2,12 @@
 
 import multiprocessing
 import os
-import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from pathlib import Path
+
+from benchmarks.forked import run_installed
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["benchmarks.experiments.preloaded"])
@@ -35,7 +34,8 @@ def work(jobs: Sequence[Job], folder: Path, environment: dict[str, str]) -> None
     """Works off what nobody else does, in the order of the list, until nothing is left that can be done.
 
     ``folder/jobs/NAME.claimed`` marks a job that somebody has begun, ``.done`` and ``.failed`` its end, ``.log`` is
-    what it printed. Remove the first and third to try again.
+    what it printed. Remove ``.claimed`` and ``.failed`` to try again; a job whose worker was killed stays claimed, and
+    those that need it wait.
     """
     state = folder / "jobs"
     state.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def _run_job(job: Job, log: Path, environment: dict[str, str]) -> bool:
         with log.open("a") as file:
             print("$", *command, file=file, flush=True)
         begin = time.time()
-        process = _context.Process(target=_run_command, args=(list(command), environment, str(log)))
+        process = _context.Process(target=run_installed, args=(list(command), {**os.environ, **environment}, str(log)))
         process.start()
         process.join()
         with log.open("a") as file:
@@ -75,23 +75,3 @@ def _run_job(job: Job, log: Path, environment: dict[str, str]) -> bool:
         if process.exitcode:
             return False
     return True
-
-
-def _run_command(command: list[str], environment: dict[str, str], log: str) -> None:
-    file = os.open(log, os.O_WRONLY | os.O_APPEND)
-    for stream in (1, 2):
-        os.dup2(file, stream)
-    os.environ.update(environment)
-    sys.argv = command
-    (script,) = entry_points(group="console_scripts", name=command[0])
-    code: object = 0
-    try:
-        code = script.load()()
-    except SystemExit as stop:
-        code = stop.code
-    except BaseException:
-        traceback.print_exc()
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code if isinstance(code, int) else int(code is not None))

@@ -46,6 +46,7 @@ class Task:
         """Command that writes the plans NAME; what ``arguments`` set wins."""
         schedule = [f"schedule.num_epochs={epochs or self.epochs}", f"schedule.seed={seed}"]
         command = ["nnUNetv2_kd", "plan", "-d", str(self.dataset), "-c", self.configuration, "-o", name]
+        command.append("--overwrite")  # a job that was stopped is tried again
         if self.patch_size:
             command += ["--patch_size", *map(str, self.patch_size)]
         batch_size = ["--batch_size", str(self.batch_size)]
@@ -70,6 +71,7 @@ HIPPOCAMPUS = Task(4, "3d_fullres", batch_size=2, epochs=4, teacher_epochs=15)
 HIPPOCAMPUS_FEW = Task(5, "3d_fullres", batch_size=2, epochs=6, teacher_epochs=8)
 SUNNYBROOK = Task(27, "2d", batch_size=4, epochs=6, teacher_epochs=15, patch_size=(128, 128))
 SUNNYBROOK_FEW = Task(28, "2d", batch_size=4, epochs=5, teacher_epochs=10, patch_size=(128, 128))
+DATASETS = {4: "Hippocampus", 5: "HippocampusFew", 27: "Sunnybrook", 28: "SunnybrookFew"}
 TEACHER = "nnUNetTrainerKDTeacher"
 STORED = "nnUNetTrainerKDEnsemble"
 FEATURE = "nnUNetTrainerKDFeature"
@@ -162,7 +164,8 @@ class Experiments:
         names = ["--teachers", *(f"{TEACHER}__Half__{task.configuration}:{fold}" for fold in "123")]
         for seed in SEEDS:
             for weights in ("paper", "inverse", "uniform"):
-                terms = [f"student.trainer={MULTI}", f"multi_teacher.weights={weights}", *names]
+                terms = [f"student.trainer={MULTI}", f"multi_teacher.weights={weights}"]
+                terms += [*(f"{TERMS[t]}.weight=0.9" for t in ("IM", "RA")), *names]
                 jobs.append(self._student(task, f"Groups-{weights}-{seed}", MULTI, "0", seed, terms, needs))
             jobs.append(self._student(task, f"Groups-stored-{seed}", STORED, "0", seed, names, needs))
         return jobs
@@ -212,7 +215,7 @@ class Experiments:
 
     def networks_hippocampus(self) -> list[Job]:
         """Students of other architectures, soft labels of one teacher."""
-        return self._networks(HIPPOCAMPUS)
+        return self._networks(replace(HIPPOCAMPUS, epochs=6))
 
     def networks_sunnybrook(self) -> list[Job]:
         """Students of other architectures, soft labels of one teacher."""
@@ -228,10 +231,17 @@ class Experiments:
                 arms["RA-vector"] = [*arms["RA"], "features.region_affinity.form=vector"]
             arms["light"] = [f"{TERMS[t]}.weight=0.1" for t in ("IM", "RA")]
             for arm, settings in arms.items():
-                more = [*settings, "features.importance.scale=size_free", *name, "--recipe", "qin2021"]
+                more = ["features.region_affinity.form=mean", "features.importance.scale=size_free", *settings]
+                more += [*name, "--recipe", "qin2021"]
                 jobs.append(self._student(task, f"Qin-{arm}-{seed}", FEATURE, "0", seed, more, needs))
             if seed == SEEDS[0]:
-                printed = ["features.importance.scale=paper", *name, "--recipe", "qin2021"]
+                printed = [
+                    "features.region_affinity.form=mean",
+                    "features.importance.scale=paper",
+                    *name,
+                    "--recipe",
+                    "qin2021",
+                ]
                 jobs.append(self._student(task, f"Qin-printed-{seed}", FEATURE, "0", seed, printed, needs))
             jobs.append(self._student(task, f"Stored-{seed}", STORED, "0", seed, name, needs))
             jobs.append(self._student(task, f"Alone-{seed}", TEACHER, "0", seed, name, needs))
@@ -304,5 +314,4 @@ class Experiments:
         return [predict, ["nnUNetv2_kd", "evaluate", "-i", output, "-r", str(raw / "labelsTs"), "-np", "1"]]
 
     def _name(self, task: Task) -> str:
-        name = "Hippocampus" if task in (HIPPOCAMPUS, HIPPOCAMPUS_FEW) else "Sunnybrook"
-        return f"Dataset{task.dataset:03d}_{name}" + ("Few" if task in (HIPPOCAMPUS_FEW, SUNNYBROOK_FEW) else "")
+        return f"Dataset{task.dataset:03d}_{DATASETS[task.dataset]}"

@@ -1,0 +1,38 @@
+"""Installed commands, run in a process that is forked from one which has imported nnU-Net already."""
+
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points
+
+
+def run_installed(command: Sequence[str], environment: Mapping[str, str], output: str) -> None:
+    """Runs a command as the target of a process of its own, and ends that process with the command's exit code.
+
+    Args:
+        command: name and arguments.
+        environment: the whole environment of the command.
+        output: file to which both streams are appended.
+    """
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = list(command)
+    (script,) = entry_points(group="console_scripts", name=command[0])
+    code: object = 0
+    try:
+        code = script.load()()
+    except SystemExit as stop:
+        code = stop.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(code or 0)
