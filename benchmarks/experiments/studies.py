@@ -88,10 +88,9 @@ CROSS_TEACHING = {
     "2T-PSV": ('cross_teaching.teachers=["Cross1","Cross2"]', "cross_teaching.distillation.weight=0"),
     "2T-same": ('cross_teaching.teachers=["Cross1","Cross1"]',),
 }
-NETWORKS = (
-    *("width=0.5", "width=0.25", STUDENT, "enet", "espnet", "mobilenetv2", "resnet18", "mobile-use-net"),
-    *("mobile-use-net,width=0.5", "noothout-resnet,width=0.5"),
-)
+NETWORKS = ("width=0.5", "width=0.25", STUDENT, "mobile-use-net", "mobile-use-net,width=0.5")
+BATCH_NORM_NETWORKS = ("enet", "espnet", "mobilenetv2", "resnet18", "noothout-resnet,width=0.5")
+INSTANCE_NORM = ("--student-arg", "norm_op=torch.nn.InstanceNorm3d", 'norm_op_kwargs={"affine":true}')
 
 
 class Experiments:
@@ -178,6 +177,12 @@ class Experiments:
         """6 labeled and 12 unlabeled patients, stored soft labels."""
         return self._semi(SUNNYBROOK_FEW)
 
+    def semi_hippocampus_long(self) -> list[Job]:
+        """The same with five times the schedule, and soft labels that fade."""
+        return self._semi_students(
+            HIPPOCAMPUS_FEW, "Long-", ["schedule.num_epochs=10", "schedule.iterations_per_epoch=300"]
+        )
+
     def cross_hippocampus(self) -> list[Job]:
         """Choi's Table 3 on the same cases."""
         return self._cross(HIPPOCAMPUS_FEW)
@@ -253,13 +258,30 @@ class Experiments:
         names = ["--teachers", *(f"{TEACHER}__Half{seed}__{task.configuration}:all" for seed in (1, 2, 3))]
         export = [task.plan("Export", "--student", STUDENT, *names), task.softlabels("Export")]
         jobs.append(Job(f"{task.dataset}-softlabels", export, needs))
-        needs = [f"{task.dataset}-softlabels"]
-        for seed in SEEDS:
-            half = ["unlabeled.fraction=0.5", *names]
-            jobs.append(self._student(task, f"Alone-{seed}", TEACHER, "all", seed, names, needs))
-            jobs.append(self._student(task, f"Labeled-{seed}", STORED, "all", seed, names, needs))
-            jobs.append(self._student(task, f"Unlabeled-{seed}", STORED, "all", seed, half, needs))
-        return jobs
+        return jobs + self._semi_students(task)
+
+    def _semi_students(self, task: Task, prefix: str = "", schedule: Sequence[str] = ()) -> list[Job]:
+        names = ["--teachers", *(f"{TEACHER}__Half{seed}__{task.configuration}:all" for seed in (1, 2, 3))]
+        arms: dict[str, tuple[str, list[str]]] = {
+            "Alone": (TEACHER, []),
+            "Labeled": (STORED, []),
+            "Unlabeled": (STORED, ["unlabeled.fraction=0.5"]),
+        }
+        if schedule:
+            arms["Fade"] = (STORED, [f"distillation.{t}.ramp=fade" for t in ("soft_ce", "soft_dice")])
+        return [
+            self._student(
+                task,
+                f"{prefix}{arm}-{seed}",
+                trainer,
+                "all",
+                seed,
+                [*schedule, *settings, *names],
+                [f"{task.dataset}-softlabels"],
+            )
+            for seed in SEEDS
+            for arm, (trainer, settings) in arms.items()
+        ]
 
     def _cross(self, task: Task) -> list[Job]:
         network = ["--role", "teacher", "--student", "use-net,width=0.25"]
@@ -278,9 +300,12 @@ class Experiments:
         needs = [jobs[-1].name]
         name = ["--teachers", f"{TEACHER}__Half__{task.configuration}:0"]
         for seed in SEEDS:
-            for network in NETWORKS:
+            for network in NETWORKS + BATCH_NORM_NETWORKS:
                 label = "".join(c if c.isalnum() else "-" for c in network)
                 settings = [*name, "--student", network]
+                if task.batch_size < 4 and network in BATCH_NORM_NETWORKS:
+                    label += "-instance"
+                    settings += INSTANCE_NORM
                 jobs.append(self._student(task, f"Net-{label}-{seed}", STORED, "0", seed, settings, needs))
         return jobs
 
