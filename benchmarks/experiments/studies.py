@@ -88,7 +88,8 @@ CROSS_TEACHING = {
     "2T-PSV": ('cross_teaching.teachers=["Cross1","Cross2"]', "cross_teaching.distillation.weight=0"),
     "2T-same": ('cross_teaching.teachers=["Cross1","Cross1"]',),
 }
-NETWORKS = ("width=0.5", "width=0.25", STUDENT, "mobile-use-net", "mobile-use-net,width=0.5")
+NETWORKS = ("width=0.5", "width=0.25", STUDENT)
+NETWORKS_2D = (*NETWORKS, "mobile-use-net", "mobile-use-net,width=0.5")  # in 3D a step takes seconds on a CPU
 BATCH_NORM_NETWORKS = ("enet", "espnet", "mobilenetv2", "resnet18", "noothout-resnet,width=0.5")
 INSTANCE_NORM = ("--student-arg", "norm_op=torch.nn.InstanceNorm3d", 'norm_op_kwargs={"affine":true}')
 
@@ -220,11 +221,11 @@ class Experiments:
 
     def networks_hippocampus(self) -> list[Job]:
         """Students of other architectures, soft labels of one teacher."""
-        return self._networks(replace(HIPPOCAMPUS, epochs=6))
+        return self._networks(replace(HIPPOCAMPUS, epochs=6), NETWORKS)
 
     def networks_sunnybrook(self) -> list[Job]:
         """Students of other architectures, soft labels of one teacher."""
-        return self._networks(SUNNYBROOK)
+        return self._networks(SUNNYBROOK, NETWORKS_2D)
 
     def _ablation(self, task: Task) -> list[Job]:
         jobs = self._teacher(task, "Half", "0")
@@ -295,12 +296,12 @@ class Experiments:
                 jobs.append(self._student(task, name, CROSS, "all", seed, [*settings, *size], [jobs[0].name]))
         return jobs
 
-    def _networks(self, task: Task) -> list[Job]:
+    def _networks(self, task: Task, networks: Sequence[str]) -> list[Job]:
         jobs = self._teacher(task, "Half", "0")
         needs = [jobs[-1].name]
         name = ["--teachers", f"{TEACHER}__Half__{task.configuration}:0"]
         for seed in SEEDS:
-            for network in NETWORKS + BATCH_NORM_NETWORKS:
+            for network in (*networks, *BATCH_NORM_NETWORKS):
                 label = "".join(c if c.isalnum() else "-" for c in network)
                 settings = [*name, "--student", network]
                 if task.batch_size < 4 and network in BATCH_NORM_NETWORKS:
