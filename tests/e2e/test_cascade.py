@@ -1,4 +1,4 @@
-"""Both stages of a cascade distilled, each from the teachers of its own configuration, and predicted by stock nnU-Net."""
+"""Both stages of a cascade, each distilled from the teachers of its configuration; stock nnU-Net predicts them."""
 
 import json
 
