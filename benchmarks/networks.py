@@ -60,7 +60,9 @@ def main() -> None:
     parser.add_argument("dataset")
     parser.add_argument("configuration")
     parser.add_argument("-p", default="nnUNetPlans")
-    parser.add_argument("--students", nargs="+", default=STUDENTS, help="as --student of nnUNetv2_kd plan")
+    networks = parser.add_mutually_exclusive_group()
+    networks.add_argument("--students", nargs="+", default=STUDENTS, help="as --student of nnUNetv2_kd plan")
+    networks.add_argument("--plans", nargs="+", help="KD plans that are written, with their patch, instead")
     parser.add_argument("-device", default="cpu", choices=MODES)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=10, help="timed passes; 0: count, do not time")
@@ -71,7 +73,7 @@ def main() -> None:
     columns = [f" {m} ms | base / this |" for m in modes]
     print("| network | parameters | GMAC | memory MB |" + "".join(columns))
     print("|---|" + "---:|" * (3 + 2 * len(modes)))
-    for student in ("same", *args.students):
+    for student in args.plans or ("same", *args.students):
         with multiprocessing.get_context("fork").Pool(1) as pool:
             result = pool.apply(in_own_process, (args, student))
         if isinstance(result, str):
@@ -97,8 +99,11 @@ def measure_student(args: argparse.Namespace, student: str) -> Result:
     preprocessed = dataset_paths(args.dataset).preprocessed
     dataset_json = load_json_file(preprocessed / "dataset.json")
     base = load_base_plans(preprocessed, args.p)
-    config = from_dict(KDConfig, {"student": {"architecture": student}}, "kd")
-    plans = compose_plans(base, "candidate", [args.configuration], config, dataset_json)
+    if args.plans:
+        plans = load_json_file(preprocessed / f"{student}.json")
+    else:
+        config = from_dict(KDConfig, {"student": {"architecture": student}}, "kd")
+        plans = compose_plans(base, "candidate", [args.configuration], config, dataset_json)
     cm = PlansManager(plans).get_configuration(args.configuration)
     channels = determine_num_input_channels(PlansManager(plans), cm, dataset_json)
     x = torch.randn(1, channels, *cm.patch_size, generator=torch.Generator().manual_seed(0)).to(device)
