@@ -88,7 +88,7 @@ CROSS_TEACHING = {
     "2T-PSV": ('cross_teaching.teachers=["Cross1","Cross2"]', "cross_teaching.distillation.weight=0"),
     "2T-same": ('cross_teaching.teachers=["Cross1","Cross1"]',),
 }
-NETWORKS = ("width=0.5", "width=0.25", STUDENT)
+NETWORKS = ("width=0.5", "width=0.25", "width=0.5,blocks=0.5,decoder=1", STUDENT)
 NETWORKS_2D = (*NETWORKS, "mobile-use-net", "mobile-use-net,width=0.5")  # in 3D a step takes seconds on a CPU
 BATCH_NORM_NETWORKS = ("enet", "espnet", "mobilenetv2", "resnet18", "noothout-resnet,width=0.5")
 INSTANCE_NORM = ("--student-arg", "norm_op=torch.nn.InstanceNorm3d", 'norm_op_kwargs={"affine":true}')

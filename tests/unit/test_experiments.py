@@ -1,7 +1,10 @@
 """The driver of the trainings behind the results: order of jobs, and the table of what came out."""
 
+import fcntl
 import json
 from pathlib import Path
+
+import pytest
 
 from benchmarks.experiments.jobs import Job, work
 from benchmarks.experiments.studies import Experiments
@@ -20,6 +23,36 @@ def test_jobs_run_after_what_they_need_and_only_once(tmp_path: Path) -> None:
     work(jobs, tmp_path, {})
     work(jobs, tmp_path, {})
     assert order == ["first", "second", "last"]
+
+
+def test_a_job_that_failed_stops_those_that_need_it_until_it_is_tried_again(tmp_path: Path) -> None:
+    attempts: list[str] = []
+
+    def fail_once() -> None:
+        attempts.append("first")
+        if len(attempts) == 1:
+            raise ValueError("no such data")
+
+    jobs = [Job("first", prepare=fail_once), Job("second", needs=["first"], prepare=lambda: attempts.append("second"))]
+    work(jobs, tmp_path, {})
+    assert attempts == ["first"]
+    assert "no such data" in (tmp_path / "jobs" / "first.log").read_text()
+    (tmp_path / "jobs" / "first.failed").unlink()
+    work(jobs, tmp_path, {})
+    assert attempts == ["first", "first", "second"]
+
+
+def test_a_job_that_somebody_runs_is_left_to_them(tmp_path: Path) -> None:
+    order: list[str] = []
+
+    def run_others() -> None:
+        order.append("first")
+        work([Job("second", prepare=lambda: order.append("second"))], tmp_path, {})
+        with (tmp_path / "jobs" / "first.lock").open("w") as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    work([Job("first", prepare=run_others), Job("second")], tmp_path, {})
+    assert order == ["first", "second"]
 
 
 def test_every_study_has_what_it_needs(tmp_path: Path) -> None:
