@@ -171,7 +171,7 @@ class Experiments:
         return jobs
 
     def semi_hippocampus(self) -> list[Job]:
-        """20 labeled and 140 unlabeled cases, stored soft labels."""
+        """20 labeled and 140 unlabeled cases, stored soft labels; on the labeled cases also such that fade."""
         return self._semi(HIPPOCAMPUS_FEW)
 
     def semi_sunnybrook(self) -> list[Job]:
@@ -179,7 +179,7 @@ class Experiments:
         return self._semi(SUNNYBROOK_FEW)
 
     def semi_hippocampus_long(self) -> list[Job]:
-        """The same with five times the schedule, and soft labels that fade."""
+        """The same with five times the schedule."""
         return self._semi_students(
             HIPPOCAMPUS_FEW, "Long-", ["schedule.num_epochs=10", "schedule.iterations_per_epoch=300"]
         )
@@ -266,10 +266,9 @@ class Experiments:
         arms: dict[str, tuple[str, list[str]]] = {
             "Alone": (TEACHER, []),
             "Labeled": (STORED, []),
+            "Fade": (STORED, [f"distillation.{t}.ramp=fade" for t in ("soft_ce", "soft_dice")]),
             "Unlabeled": (STORED, ["unlabeled.fraction=0.5"]),
         }
-        if schedule:
-            arms["Fade"] = (STORED, [f"distillation.{t}.ramp=fade" for t in ("soft_ce", "soft_dice")])
         return [
             self._student(
                 task,
