@@ -138,14 +138,12 @@ class Exporter:
         except (FileNotFoundError, RuntimeError):
             raise UserError(
                 f"{folder}: has no segmentation of case {case}, which the cascaded teacher {model.folder.name} needs; "
-                "train all "
-                f"folds of its configuration {previous}."
+                f"train all folds of its configuration {previous}."
             ) from None
         if segmentation.shape != data.shape[1:]:
             raise UserError(
                 f"teacher {model.folder.name}: a cascaded teacher can only teach a student that reads the same "
-                "preprocessed data "
-                f"(case {case}: {segmentation.shape} and {data.shape[1:]})."
+                f"preprocessed data (case {case}: {segmentation.shape} and {data.shape[1:]})."
             )
         labels = model.plans_manager.get_label_manager(model.dataset_json).foreground_labels
         return convert_labelmap_to_one_hot(segmentation, labels, output_dtype=data.dtype)
