@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DATASET = "Dataset004_Hippocampus"
 CONFIGURATION = "3d_fullres"
 TRAIN, TEST = 8, 2
+SMALL = "width=0.25,blocks=0.5,decoder=1"
 SHORT = [
     "schedule.num_epochs=2",
     "schedule.val_iterations_per_epoch=1",
@@ -164,7 +165,7 @@ def teachers(workspace) -> dict[str, str]:
     for configuration, folds, batch_size in (("3d_fullres", "01", 2), ("3d_lowres", "0", 2), ("2d", "0", 32)):
         name = f"Teacher_{configuration}"
         workspace.plan(
-            name, "-c", configuration, "--role", "teacher", "--student", "width=0.25", "--batch_size", str(batch_size),
+            name, "-c", configuration, "--role", "teacher", "--student", SMALL, "--batch_size", str(batch_size),
             "schedule.iterations_per_epoch=60", "schedule.seed=1", "optimizer.initial_lr=0.003",
         )  # fmt: skip
         for fold in folds:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nnunet_kd.teachers import load_checkpoint_file
-from tests.e2e.conftest import TEST, read_segmentation
+from tests.e2e.conftest import SMALL, TEST, read_segmentation
 
 LOWRES, CASCADE = "3d_lowres", "3d_cascade_fullres"
 TEACHER, STUDENT = "nnUNetTrainerKDTeacher", "nnUNetTrainerKDEnsemble"
@@ -20,7 +20,7 @@ def cascade(workspace) -> str:
     plans["configurations"][CASCADE] = {"inherits_from": "3d_fullres", "previous_stage": LOWRES}
     (workspace.preprocessed / "CascadePlans.json").write_text(json.dumps(plans))
     short = ["schedule.num_epochs=1", "schedule.iterations_per_epoch=10"]
-    common = ["-c", CASCADE, "--student", "width=0.25", "--batch_size", "2", *short]
+    common = ["-c", CASCADE, "--student", SMALL, "--batch_size", "2", *short]
     workspace.plan("CascadeTeacher", "--role", "teacher", *common, base="CascadePlans")
     workspace.train("CascadeTeacher", "all", TEACHER, configuration=LOWRES)
     workspace.train("CascadeTeacher", "0", TEACHER, configuration=CASCADE)

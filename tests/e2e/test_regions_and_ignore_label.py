@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from nnunet_kd.softlabels.ensemble import TeachingEnsemble, load_student
 from nnunet_kd.softlabels.store import SoftLabelStore
 from nnunet_kd.teachers import load_checkpoint_file
-from tests.e2e.conftest import SHORT, Workspace, real_data
+from tests.e2e.conftest import SHORT, SMALL, Workspace, real_data
 
 LABELS = {"background": 0, "hippocampus": [1, 2], "posterior": 2, "ignore": 3}
 
@@ -37,7 +37,7 @@ def regions(tmp_path_factory) -> Workspace:
     (space.raw / "dataset.json").write_text(json.dumps(description))
     space.run("nnUNetv2_plan_and_preprocess", "-d", "4", "-c", "3d_fullres", "-np", "2", nnUNet_n_proc_DA="1")
     space.run(
-        "nnUNetv2_kd", "plan", "-d", "4", "-c", "3d_fullres", "--role", "teacher", "--student", "width=0.25", "-o", "T",
+        "nnUNetv2_kd", "plan", "-d", "4", "-c", "3d_fullres", "--role", "teacher", "--student", SMALL, "-o", "T",
         "--batch_size", "2", "--set", *SHORT, "schedule.iterations_per_epoch=10",
     )  # fmt: skip
     space.train("T", "all", "nnUNetTrainerKDTeacher")
@@ -47,7 +47,7 @@ def regions(tmp_path_factory) -> Workspace:
 def test_a_student_of_regions_learns_from_independent_soft_labels(regions):
     space = regions
     space.run(
-        "nnUNetv2_kd", "plan", "-d", "4", "-c", "3d_fullres", "--student", "width=0.25", "-o", "S", "--batch_size", "2",
+        "nnUNetv2_kd", "plan", "-d", "4", "-c", "3d_fullres", "--student", SMALL, "-o", "S", "--batch_size", "2",
         "--teachers", "nnUNetTrainerKDTeacher__T__3d_fullres:all", "--set", *SHORT, "schedule.iterations_per_epoch=4",
         "distillation.kl.weight=1", "distillation.mse.weight=1", "distillation.soft_ce.weight=1",
         "distillation.soft_dice.weight=1",
@@ -69,7 +69,7 @@ def test_a_student_of_regions_learns_from_independent_soft_labels(regions):
 def test_a_student_of_regions_learns_from_teachers_in_memory(regions, trainer):
     space, name = regions, f"M{trainer[-4:]}"
     space.run(
-        "nnUNetv2_kd", "plan", "-d", "4", "-c", "3d_fullres", "--student", "width=0.25", "-o", name,
+        "nnUNetv2_kd", "plan", "-d", "4", "-c", "3d_fullres", "--student", SMALL, "-o", name,
         "--batch_size", "2", "--teachers", "nnUNetTrainerKDTeacher__T__3d_fullres:all", "--set", *SHORT,
         "schedule.iterations_per_epoch=2", "schedule.num_epochs=1", "features.intra_class.weight=1",
         "hard_loss.name=dice_lovasz", "multi_teacher.weights=inverse",

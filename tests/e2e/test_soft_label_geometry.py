@@ -12,7 +12,7 @@ from nnunet_kd.softlabels.encoding import decode
 from nnunet_kd.softlabels.ensemble import TeachingEnsemble, load_student
 from nnunet_kd.softlabels.geometry import choose_path
 from nnunet_kd.softlabels.store import SoftLabelStore
-from tests.e2e.conftest import read_segmentation
+from tests.e2e.conftest import SMALL, read_segmentation
 
 MINIMUM = {"direct": 0.999, "resampled": 0.98, "original": 0.98}
 
@@ -65,7 +65,7 @@ def test_stored_argmax_is_nnunets_prediction(workspace, teachers, tmp_path, whic
     specifications = [teachers[configuration]] + ([teachers["3d_fullres"] + ":0"] if which.endswith("_mixed") else [])
     name = f"Geometry_{which}_{combine}"
     workspace.plan(
-        name, "-c", "3d_fullres", "--student", "width=0.25", "--teachers", *specifications,
+        name, "-c", "3d_fullres", "--student", SMALL, "--teachers", *specifications,
         f"ensemble.combine={combine}", f"ensemble.name={name}",
     )  # fmt: skip
     export = ["nnUNetv2_kd", "softlabels", "-d", "4", "-c", "3d_fullres", "-p", name, "-device", "cpu"]

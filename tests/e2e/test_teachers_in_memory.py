@@ -11,7 +11,7 @@ from nnunetv2.run.run_training import get_trainer_from_args
 from nnunet_kd.data.dataset import ImageWithSoftLabels
 from nnunet_kd.softlabels.export import Exporter
 from nnunet_kd.teachers import load_checkpoint_file
-from tests.e2e.conftest import read_segmentation
+from tests.e2e.conftest import SMALL, read_segmentation
 
 FEATURE, MULTI = "nnUNetTrainerKDFeature", "nnUNetTrainerKDMultiTeacher"
 NO_FEATURES = ["features.importance.weight=0", "features.region_affinity.weight=0"]
@@ -27,7 +27,7 @@ def trainer_of(workspace, monkeypatch, plans, name, configuration="3d_fullres"):
 def student(workspace, teachers):
     """A 3D student of one teacher, with every kind of term, after its training; its model folder."""
     workspace.plan(
-        "Feature", "-c", "3d_fullres", "--student", "width=0.25", "--teachers", teachers["3d_fullres"] + ":0",
+        "Feature", "-c", "3d_fullres", "--student", SMALL, "--teachers", teachers["3d_fullres"] + ":0",
         "--batch_size", "2", "schedule.iterations_per_epoch=4", "schedule.seed=3", "features.hint.weight=0.1",
         "features.channel_wise.weight=0.1", "features.intra_class.weight=0.1", "features.similarity.weight=0.1",
         "student.trainer=nnUNetTrainerKDFeature",
@@ -83,7 +83,7 @@ def test_stored_predictions_give_the_loss_of_teachers_in_memory(workspace, teach
         "-c",
         "3d_fullres",
         "--student",
-        "width=0.25",
+        SMALL,
         "--teachers",
         teachers["3d_fullres"],
         "--batch_size",
@@ -144,7 +144,7 @@ def test_stored_predictions_give_the_loss_of_teachers_in_memory(workspace, teach
 def test_several_teachers_in_2d_train_resume_and_predict(workspace, teachers, tmp_path):
     twice = [teachers["2d"] + ":0"] * 2
     workspace.plan(
-        "Multi2d", "-c", "2d", "--student", "width=0.25", "--teachers", *twice, "--batch_size", "8",
+        "Multi2d", "-c", "2d", "--student", SMALL, "--teachers", *twice, "--batch_size", "8",
         "schedule.iterations_per_epoch=3", "multi_teacher.weights=inverse", "hard_loss.name=dice_lovasz",
         "hard_loss.dice_weight=0.2", "hard_loss.other_weight=0.3", "schedule.save_every=1",
     )  # fmt: skip
@@ -164,7 +164,7 @@ def test_several_teachers_in_2d_train_resume_and_predict(workspace, teachers, tm
 
 def test_stored_teachers_train_with_nnunets_command(workspace, teachers):
     workspace.plan(
-        "MultiStored", "-c", "3d_fullres", "--student", "width=0.25", "--teachers", teachers["3d_fullres"],
+        "MultiStored", "-c", "3d_fullres", "--student", SMALL, "--teachers", teachers["3d_fullres"],
         "--batch_size", "2", "schedule.iterations_per_epoch=3", "multi_teacher.weights=paper",
         "multi_teacher.source=stored", "ensemble.name=each", "schedule.num_epochs=1",
         "ensemble.mirroring=false", *NO_FEATURES,
@@ -190,7 +190,7 @@ def test_teachers_that_cannot_teach_are_refused_with_one_sentence(
     workspace, teachers, monkeypatch, capsys, teacher, folds, sentence
 ):
     name = f"Refused_{teacher}"
-    workspace.plan(name, "-c", "3d_fullres", "--student", "width=0.25", "--teachers", teachers[teacher] + folds)
+    workspace.plan(name, "-c", "3d_fullres", "--student", SMALL, "--teachers", teachers[teacher] + folds)
     with pytest.raises(SystemExit) as stop:
         trainer_of(workspace, monkeypatch, name, FEATURE).on_train_start()
     assert stop.value.code == 2

@@ -12,7 +12,7 @@ from nnunetv2.run.run_training import get_trainer_from_args
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
 from nnunet_kd.teachers import load_checkpoint_file
-from tests.e2e.conftest import read_segmentation
+from tests.e2e.conftest import SMALL, read_segmentation
 
 STUDENT = "nnUNetTrainerKDEnsemble"
 
@@ -21,7 +21,7 @@ STUDENT = "nnUNetTrainerKDEnsemble"
 def student(workspace, teachers) -> Path:
     """A student of two teachers after training, with its model folder."""
     workspace.plan(
-        "Student", "-c", "3d_fullres", "--student", "width=0.25", "--teachers", teachers["3d_fullres"],
+        "Student", "-c", "3d_fullres", "--student", SMALL, "--teachers", teachers["3d_fullres"],
         "--batch_size", "2", "schedule.iterations_per_epoch=8", "schedule.seed=3", "schedule.save_every=1",
         "ensemble.name=student", "distillation.mse.weight=1",
         "distillation.soft_dice.weight=0.5", "distillation.soft_ce.weight=0.1",
@@ -183,7 +183,7 @@ def test_equal_seeds_give_equal_steps(workspace, teachers, monkeypatch):
     for key, value in workspace.environment.items():
         monkeypatch.setenv(key, value)
     workspace.plan(
-        "Seeded", "-c", "3d_fullres", "--student", "width=0.25", "--teachers", teachers["3d_fullres"] + ":0",
+        "Seeded", "-c", "3d_fullres", "--student", SMALL, "--teachers", teachers["3d_fullres"] + ":0",
         "--batch_size",
         "2", "schedule.seed=11", "distillation.kl.weight=1",
     )  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_kd.teachers import load_checkpoint_file
-from tests.e2e.conftest import TEST, TRAIN, read_segmentation, real_data
+from tests.e2e.conftest import SMALL, TEST, TRAIN, read_segmentation, real_data
 
 UNLABELED = 3
 CROSS = "nnUNetTrainerKDCrossTeaching"
@@ -30,7 +30,7 @@ def unlabeled(workspace, tmp_path_factory):
 
 def test_a_student_learns_from_unlabeled_cases_too(workspace, teachers, unlabeled):
     workspace.plan(
-        "Semi", "-c", "3d_fullres", "--student", "width=0.25", "--teachers", teachers["3d_fullres"] + ":0",
+        "Semi", "-c", "3d_fullres", "--student", SMALL, "--teachers", teachers["3d_fullres"] + ":0",
         "--batch_size", "2", "schedule.iterations_per_epoch=4", "schedule.seed=3", "ensemble.name=semi",
         "ensemble.mirroring=false", "ensemble.membership=out_of_fold", "unlabeled.fraction=0.5",
         "unlabeled.voxel_weight=entropy", "distillation.kl.weight=1", "distillation.kl.ramp=gaussian",
@@ -56,7 +56,7 @@ def test_teachers_and_student_trained_together(workspace, unlabeled, tmp_path):
         "Wide", "-c", "3d_fullres", "--role", "teacher", "--student", "width=0.5", "--batch_size", "2",
     )  # fmt: skip
     workspace.plan(
-        "Together", "-c", "3d_fullres", "--recipe", "choi2022", "--student", "width=0.25", "--batch_size", "2",
+        "Together", "-c", "3d_fullres", "--recipe", "choi2022", "--student", SMALL, "--batch_size", "2",
         "schedule.iterations_per_epoch=3", "schedule.seed=1", 'cross_teaching.teachers=["Wide", "same"]',
     )  # fmt: skip
     printed = workspace.train("Together", "0", CROSS)
