@@ -179,7 +179,7 @@ class Experiments:
         return self._semi(SUNNYBROOK_FEW)
 
     def semi_hippocampus_long(self) -> list[Job]:
-        """The same with five times the schedule."""
+        """The same with five times the schedule; after ``semi_hippocampus``."""
         return self._semi_students(
             HIPPOCAMPUS_FEW, "Long-", ["schedule.num_epochs=10", "schedule.iterations_per_epoch=300"]
         )
@@ -241,13 +241,8 @@ class Experiments:
                 more += [*name, "--recipe", "qin2021"]
                 jobs.append(self._student(task, f"Qin-{arm}-{seed}", FEATURE, "0", seed, more, needs))
             if seed == SEEDS[0]:
-                printed = [
-                    "features.region_affinity.form=mean",
-                    "features.importance.scale=paper",
-                    *name,
-                    "--recipe",
-                    "qin2021",
-                ]
+                printed = ["features.region_affinity.form=mean", "features.importance.scale=paper"]
+                printed += [*name, "--recipe", "qin2021"]
                 jobs.append(self._student(task, f"Qin-printed-{seed}", FEATURE, "0", seed, printed, needs))
             jobs.append(self._student(task, f"Stored-{seed}", STORED, "0", seed, name, needs))
             jobs.append(self._student(task, f"Alone-{seed}", TEACHER, "0", seed, name, needs))
