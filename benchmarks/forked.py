@@ -1,7 +1,9 @@
 """Installed commands, run in a process that is forked from one which has imported nnU-Net already."""
 
+import multiprocessing
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
@@ -15,6 +17,7 @@ def run_installed(command: Sequence[str], environment: Mapping[str, str], output
         environment: the whole environment of the command.
         output: file to which both streams are appended.
     """
+    threading.Thread(target=end_with_parent, daemon=True).start()
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(file, stream)
@@ -36,3 +39,11 @@ def run_installed(command: Sequence[str], environment: Mapping[str, str], output
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(code or 0)
+
+
+def end_with_parent() -> None:
+    """Waits for the process that started this one to end, however it ends, and then ends this one."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

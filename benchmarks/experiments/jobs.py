@@ -36,7 +36,7 @@ def work(jobs: Sequence[Job], folder: Path, environment: dict[str, str]) -> None
     """Works off what nobody else does, in the order of the list, until nothing is left that can be done.
 
     ``folder/jobs/NAME.done`` and ``.failed`` mark a job's end, ``.log`` is what it printed. Remove ``.failed`` to try
-    again. A worker that is killed gives its job back.
+    again. A worker that is killed takes its command with it and gives its job back.
     """
     state = folder / "jobs"
     state.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,8 @@ def _run_job(job: Job, log: Path, environment: dict[str, str]) -> bool:
         try:
             job.prepare()
         except Exception:
-            log.write_text(traceback.format_exc())
+            with log.open("a") as file:
+                traceback.print_exc(file=file)
             return False
     for command in job.commands:
         with log.open("a") as file:

@@ -19,7 +19,7 @@ def cascade(workspace) -> str:
     plans["configurations"][LOWRES] |= {"next_stage": CASCADE}
     plans["configurations"][CASCADE] = {"inherits_from": "3d_fullres", "previous_stage": LOWRES}
     (workspace.preprocessed / "CascadePlans.json").write_text(json.dumps(plans))
-    short = ["schedule.num_epochs=1", "schedule.iterations_per_epoch=10"]
+    short = ["schedule.num_epochs=1", "schedule.iterations_per_epoch=10", "schedule.seed=1"]
     common = ["-c", CASCADE, "--student", SMALL, "--batch_size", "2", *short]
     workspace.plan("CascadeTeacher", "--role", "teacher", *common, base="CascadePlans")
     workspace.train("CascadeTeacher", "all", TEACHER, configuration=LOWRES)

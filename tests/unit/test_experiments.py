@@ -2,6 +2,10 @@
 
 import fcntl
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -53,6 +57,33 @@ def test_a_job_that_somebody_runs_is_left_to_them(tmp_path: Path) -> None:
 
     work([Job("first", prepare=run_others), Job("second")], tmp_path, {})
     assert order == ["first", "second"]
+
+
+PARENT = """
+import multiprocessing
+from benchmarks.forked import end_with_parent
+
+process = multiprocessing.get_context("forkserver").Process(target=end_with_parent)
+process.start()
+print(process.pid, flush=True)
+process.join()
+"""
+
+
+def test_a_command_ends_with_a_worker_that_is_killed() -> None:
+    root = Path(__file__).resolve().parents[2]
+    with subprocess.Popen([sys.executable, "-c", PARENT], cwd=root, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        os.kill(child, 0)
+        parent.kill()
+    for _ in range(100):
+        try:
+            os.kill(child, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    pytest.fail(f"process {child} has outlived its parent by 10 s")
 
 
 def test_every_study_has_what_it_needs(tmp_path: Path) -> None:
