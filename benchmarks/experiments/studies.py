@@ -251,13 +251,16 @@ class Experiments:
     def _semi(self, task: Task) -> list[Job]:
         jobs = [job for seed in (1, 2, 3) for job in self._teacher(task, f"Half{seed}", "all", seed)]
         needs = [f"{task.dataset}-Half{seed}-all" for seed in (1, 2, 3)]
-        names = ["--teachers", *(f"{TEACHER}__Half{seed}__{task.configuration}:all" for seed in (1, 2, 3))]
+        names = self._few_label_teachers(task)
         export = [task.plan("Export", "--student", STUDENT, *names), task.softlabels("Export")]
         jobs.append(Job(f"{task.dataset}-softlabels", export, needs))
         return jobs + self._semi_students(task)
 
+    def _few_label_teachers(self, task: Task) -> list[str]:
+        return ["--teachers", *(f"{TEACHER}__Half{seed}__{task.configuration}:all" for seed in (1, 2, 3))]
+
     def _semi_students(self, task: Task, prefix: str = "", schedule: Sequence[str] = ()) -> list[Job]:
-        names = ["--teachers", *(f"{TEACHER}__Half{seed}__{task.configuration}:all" for seed in (1, 2, 3))]
+        names = self._few_label_teachers(task)
         arms: dict[str, tuple[str, list[str]]] = {
             "Alone": (TEACHER, []),
             "Labeled": (STORED, []),
