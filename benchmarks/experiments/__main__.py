@@ -18,7 +18,8 @@ def main() -> None:
     run.add_argument("--data", type=Path, required=True, help="folder with hippocampus/ and sunnybrook/")
     show = commands.add_parser("table", help="compare arms on the test cases")
     show.add_argument("dataset", help="its number")
-    show.add_argument("arms", nargs="+", metavar="ARM")
+    other = "of another data set with the same test cases: DATASET/ARM"
+    show.add_argument("arms", nargs="+", metavar="ARM", help=other)
     show.add_argument("--against", required=True, metavar="ARM", help="what the others are compared with")
     show.add_argument("--cases", default="", metavar="PREFIX", help="beginning of the names of the cases that count")
     for command in (run, show):

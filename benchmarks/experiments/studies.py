@@ -71,6 +71,7 @@ HIPPOCAMPUS = Task(4, "3d_fullres", batch_size=2, epochs=4, teacher_epochs=15)
 HIPPOCAMPUS_FEW = Task(5, "3d_fullres", batch_size=2, epochs=6, teacher_epochs=8)
 SUNNYBROOK = Task(27, "2d", batch_size=4, epochs=6, teacher_epochs=15, patch_size=(128, 128))
 SUNNYBROOK_FEW = Task(28, "2d", batch_size=4, epochs=5, teacher_epochs=10, patch_size=(128, 128))
+LONG = ("schedule.num_epochs=10", "schedule.iterations_per_epoch=300")
 DATASETS = {4: "Hippocampus", 5: "HippocampusFew", 27: "Sunnybrook", 28: "SunnybrookFew"}
 TEACHER = "nnUNetTrainerKDTeacher"
 STORED = "nnUNetTrainerKDEnsemble"
@@ -78,6 +79,13 @@ FEATURE = "nnUNetTrainerKDFeature"
 MULTI = "nnUNetTrainerKDMultiTeacher"
 CROSS = "nnUNetTrainerKDCrossTeaching"
 STUDENT = "width=0.25,blocks=0.5,decoder=1"
+TEACHER_SEEDS = (1, 2, 3)
+FEW_LABELS: dict[str, tuple[str, list[str]]] = {
+    "Alone": (TEACHER, []),
+    "Labeled": (STORED, []),
+    "Fade": (STORED, [f"distillation.{t}.ramp=fade" for t in ("soft_ce", "soft_dice")]),
+    "Unlabeled": (STORED, ["unlabeled.fraction=0.5"]),
+}
 TERMS = {"PM": "distillation.kl", "IM": "features.importance", "RA": "features.region_affinity"}
 ABLATION = ("PM", "IM", "RA", "PM-IM", "PM-RA", "IM-RA", "all")
 CROSS_TEACHING = {
@@ -172,17 +180,24 @@ class Experiments:
 
     def semi_hippocampus(self) -> list[Job]:
         """20 labeled and 140 unlabeled cases, stored soft labels; on the labeled cases also such that fade."""
-        return self._semi(HIPPOCAMPUS_FEW)
+        jobs = self._few_label_teachers(HIPPOCAMPUS_FEW, "Half") + self._few_label_students(HIPPOCAMPUS_FEW, "Half")
+        return jobs + self._all_labels(replace(HIPPOCAMPUS_FEW, dataset=HIPPOCAMPUS.dataset))
 
     def semi_sunnybrook(self) -> list[Job]:
         """6 labeled and 12 unlabeled patients, stored soft labels."""
-        return self._semi(SUNNYBROOK_FEW)
+        jobs = self._few_label_teachers(SUNNYBROOK_FEW, "Half") + self._few_label_students(SUNNYBROOK_FEW, "Half")
+        return jobs + self._all_labels(replace(SUNNYBROOK_FEW, dataset=SUNNYBROOK.dataset))
 
     def semi_hippocampus_long(self) -> list[Job]:
-        """The same with five times the schedule; after ``semi_hippocampus``."""
-        return self._semi_students(
-            HIPPOCAMPUS_FEW, "Long-", ["schedule.num_epochs=10", "schedule.iterations_per_epoch=300"]
-        )
+        """``semi_hippocampus`` with five times the schedule of the students; after it."""
+        jobs = self._few_label_students(HIPPOCAMPUS_FEW, "Half", "Long-", LONG)
+        return jobs + self._all_labels(replace(HIPPOCAMPUS_FEW, dataset=HIPPOCAMPUS.dataset), "Long-", LONG)
+
+    def semi_hippocampus_better(self) -> list[Job]:
+        """``semi_hippocampus_long`` with teachers that are trained almost four times as long."""
+        task = replace(HIPPOCAMPUS_FEW, teacher_epochs=30)
+        jobs = self._few_label_teachers(task, "Better")
+        return jobs + self._few_label_students(task, "Better", "Better-", LONG, ("Labeled", "Unlabeled"))
 
     def cross_hippocampus(self) -> list[Job]:
         """Choi's Table 3 on the same cases."""
@@ -248,37 +263,44 @@ class Experiments:
             jobs.append(self._student(task, f"Alone-{seed}", TEACHER, "0", seed, name, needs))
         return jobs
 
-    def _semi(self, task: Task) -> list[Job]:
-        jobs = [job for seed in (1, 2, 3) for job in self._teacher(task, f"Half{seed}", "all", seed)]
-        needs = [f"{task.dataset}-Half{seed}-all" for seed in (1, 2, 3)]
-        names = self._few_label_teachers(task)
-        export = [task.plan("Export", "--student", STUDENT, *names), task.softlabels("Export")]
-        jobs.append(Job(f"{task.dataset}-softlabels", export, needs))
-        return jobs + self._semi_students(task)
+    def _few_label_teachers(self, task: Task, name: str) -> list[Job]:
+        """Three teachers that differ in the seed, their ensemble on the test cases, and their soft labels."""
+        teachers = [f"{name}{seed}" for seed in TEACHER_SEEDS]
+        jobs = [job for seed in TEACHER_SEEDS for job in self._teacher(task, f"{name}{seed}", "all", seed)]
+        export = [task.plan(f"{name}-Export", "--student", STUDENT, *self._few_label_members(task, name))]
+        export.append(task.softlabels(f"{name}-Export"))
+        jobs.append(Job(f"{task.dataset}-{name}-softlabels", export, [f"{task.dataset}-{t}-all" for t in teachers]))
+        folder = self.folder / "predictions" / str(task.dataset)
+        output, labels = str(folder / f"{name}-ensemble"), str(self.folder / "raw" / self._name(task) / "labelsTs")
+        combine = ["nnUNetv2_ensemble", "-i", *(str(folder / f"{t}-all") for t in teachers), "-o", output, "-np", "1"]
+        evaluate = ["nnUNetv2_kd", "evaluate", "-i", output, "-r", labels, "-np", "1"]
+        needs = [f"{task.dataset}-{t}-all-test" for t in teachers]
+        return [*jobs, Job(f"{task.dataset}-{name}-ensemble-test", [combine, evaluate], needs)]
 
-    def _few_label_teachers(self, task: Task) -> list[str]:
-        return ["--teachers", *(f"{TEACHER}__Half{seed}__{task.configuration}:all" for seed in (1, 2, 3))]
+    def _few_label_members(self, task: Task, name: str) -> list[str]:
+        return ["--teachers", *(f"{TEACHER}__{name}{seed}__{task.configuration}:all" for seed in TEACHER_SEEDS)]
 
-    def _semi_students(self, task: Task, prefix: str = "", schedule: Sequence[str] = ()) -> list[Job]:
-        names = self._few_label_teachers(task)
-        arms: dict[str, tuple[str, list[str]]] = {
-            "Alone": (TEACHER, []),
-            "Labeled": (STORED, []),
-            "Fade": (STORED, [f"distillation.{t}.ramp=fade" for t in ("soft_ce", "soft_dice")]),
-            "Unlabeled": (STORED, ["unlabeled.fraction=0.5"]),
-        }
+    def _few_label_students(
+        self,
+        task: Task,
+        teachers: str,
+        prefix: str = "",
+        schedule: Sequence[str] = (),
+        arms: Sequence[str] = tuple(FEW_LABELS),
+    ) -> list[Job]:
+        members, needs = self._few_label_members(task, teachers), [f"{task.dataset}-{teachers}-softlabels"]
         return [
-            self._student(
-                task,
-                f"{prefix}{arm}-{seed}",
-                trainer,
-                "all",
-                seed,
-                [*schedule, *settings, *names],
-                [f"{task.dataset}-softlabels"],
-            )
+            self._student(task, f"{prefix}{arm}-{seed}", trainer, "all", seed, [*schedule, *settings, *members], needs)
             for seed in SEEDS
-            for arm, (trainer, settings) in arms.items()
+            for arm, (trainer, settings) in FEW_LABELS.items()
+            if arm in arms
+        ]
+
+    def _all_labels(self, task: Task, prefix: str = "", schedule: Sequence[str] = ()) -> list[Job]:
+        """The student alone where no label is missing: what unlabeled images could give at most."""
+        needs = [f"data-{task.dataset}"]
+        return [
+            self._student(task, f"{prefix}All-labels-{seed}", TEACHER, "all", seed, schedule, needs) for seed in SEEDS
         ]
 
     def _cross(self, task: Task) -> list[Job]:
@@ -333,7 +355,7 @@ class Experiments:
         output = str(self.folder / "predictions" / str(task.dataset) / (f"{name}-{fold}" if mirrored else name))
         predict = ["nnUNetv2_predict", "-i", str(raw / "imagesTs"), "-o", output, "-d", str(task.dataset)]
         predict += ["-c", task.configuration, "-f", fold, "-tr", trainer, "-p", name, "-device", "cpu"]
-        predict += ["-npp", "0", "-nps", "0", *([] if mirrored else ["--disable_tta"])]
+        predict += ["-npp", "0", "-nps", "0", "--save_probabilities" if mirrored else "--disable_tta"]
         return [predict, ["nnUNetv2_kd", "evaluate", "-i", output, "-r", str(raw / "labelsTs"), "-np", "1"]]
 
     def _name(self, task: Task) -> str:

@@ -16,13 +16,16 @@ def table(folder: Path, arms: Sequence[str], reference: str, only: str = "") -> 
 
     Args:
         folder: predictions of one data set, with a folder ``ARM`` or ``ARM-SEED`` for each network.
-        arms: their names.
+        arms: their names; ``DATASET/ARM`` of a data set with the same test cases.
         reference: the arm that the others are compared with.
         only: beginning of the names of the cases that count.
     """
     values = {arm: _values(folder, arm, only) for arm in (reference, *arms)}
     cases = _cases(_evaluations(folder, reference)[0], only)
     patients = [case.rpartition("_p")[0] or case for case in cases]
+    for arm in values:
+        if _cases(_evaluations(folder, arm)[0], only) != cases:
+            raise ValueError(f"{arm} and {reference} have different cases")
     comparisons = {
         arm: compare_paired(v.mean(0), values[reference].mean(0), patients)
         for arm, v in values.items()
@@ -47,7 +50,9 @@ def table(folder: Path, arms: Sequence[str], reference: str, only: str = "") -> 
 
 
 def _evaluations(folder: Path, arm: str) -> list[Evaluation]:
-    files = sorted(folder.glob(f"{arm}-[0-9]/summary.json")) or [folder / arm / "summary.json"]
+    dataset, _, name = arm.rpartition("/")
+    folder = folder.with_name(dataset) if dataset else folder
+    files = sorted(folder.glob(f"{name}-[0-9]/summary.json")) or [folder / name / "summary.json"]
     return [load_evaluation(file) for file in files]
 
 

@@ -119,3 +119,16 @@ def test_table_pairs_cases_and_averages_seeds(tmp_path: Path) -> None:
     assert "| alone | 0.6250, 0.8250 | 0.7250 | 0.0957 | | | | |" in text
     assert "4 cases, 2 patients." in text
     assert "| taught | 0.9000 |" in table(tmp_path, ["taught"], "alone", only="b")
+
+
+def test_table_takes_arms_of_a_data_set_with_the_same_cases_only(tmp_path: Path) -> None:
+    for name, dice in {
+        "5/few": {"a": 0.5, "b": 0.6},
+        "4/all": {"a": 0.7, "b": 0.8},
+        "6/other": {"a": 0.7, "c": 0.8},
+    }.items():
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "summary.json").write_text(summary(dice))
+    assert "| 4/all | 0.7500 | 0.7500 | 0.0707 | +20.00 " in table(tmp_path / "5", ["4/all"], "few")
+    with pytest.raises(ValueError, match="6/other and few have different cases"):
+        table(tmp_path / "5", ["6/other"], "few")
