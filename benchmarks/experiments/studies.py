@@ -70,7 +70,7 @@ class Task:
 HIPPOCAMPUS = Task(4, "3d_fullres", batch_size=2, epochs=4, teacher_epochs=15)
 HIPPOCAMPUS_FEW = Task(5, "3d_fullres", batch_size=2, epochs=6, teacher_epochs=8)
 SUNNYBROOK = Task(27, "2d", batch_size=4, epochs=6, teacher_epochs=15, patch_size=(128, 128))
-SUNNYBROOK_FEW = Task(28, "2d", batch_size=4, epochs=5, teacher_epochs=10, patch_size=(128, 128))
+SUNNYBROOK_FEW = Task(28, "2d", batch_size=4, epochs=15, teacher_epochs=10, patch_size=(128, 128))
 LONG = ("schedule.num_epochs=10", "schedule.iterations_per_epoch=300")
 DATASETS = {4: "Hippocampus", 5: "HippocampusFew", 27: "Sunnybrook", 28: "SunnybrookFew"}
 TEACHER = "nnUNetTrainerKDTeacher"
@@ -205,7 +205,7 @@ class Experiments:
 
     def cross_sunnybrook(self) -> list[Job]:
         """Choi's Table 3 on the same cases."""
-        return self._cross(SUNNYBROOK_FEW)
+        return self._cross(replace(SUNNYBROOK_FEW, epochs=10))
 
     def coarse(self) -> list[Job]:
         """Coarse to fine against a sliding window over a field of view of 27 times the volume."""
