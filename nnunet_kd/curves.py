@@ -9,6 +9,7 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
 
 
 def append_curves(
@@ -21,10 +22,11 @@ def append_curves(
         curves: name -> one value per epoch.
         meaning: what the values are, beside the axis.
     """
-    above = plt.imread(progress_png)
+    with Image.open(progress_png) as file:
+        above = file.convert("RGB")
     dpi = 100
     with plt.rc_context({"font.size": 28}):
-        figure, axes = plt.subplots(figsize=(above.shape[1] / dpi, 16), dpi=dpi)
+        figure, axes = plt.subplots(figsize=(above.width / dpi, 16), dpi=dpi)
         for name, values in curves.items():
             axes.plot(range(len(values)), values, linewidth=4, label=name)
         axes.set(xlabel="epoch", ylabel=meaning)
@@ -32,8 +34,9 @@ def append_curves(
         axes.legend(loc="upper right")
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
-        below = np.asarray(canvas.buffer_rgba(), dtype=np.float32) / 255
+        below = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
         plt.close(figure)
-    plt.imsave(
-        progress_png, np.concatenate((above[..., :3], below[:, : above.shape[1], :3])), pil_kwargs={"compress_level": 1}
-    )
+    both = Image.new("RGB", (above.width, above.height + below.height), "white")
+    both.paste(above, (0, 0))
+    both.paste(below, (0, above.height))
+    both.save(progress_png, compress_level=1)
