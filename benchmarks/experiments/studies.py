@@ -1,5 +1,6 @@
 """What is trained with what, for each study."""
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -78,6 +79,7 @@ STORED = "nnUNetTrainerKDEnsemble"
 FEATURE = "nnUNetTrainerKDFeature"
 MULTI = "nnUNetTrainerKDMultiTeacher"
 CROSS = "nnUNetTrainerKDCrossTeaching"
+RECOMMENDED = "width=0.5,blocks=0.5,decoder=1"
 STUDENT = "width=0.25,blocks=0.5,decoder=1"
 TEACHER_SEEDS = (1, 2, 3)
 FEW_LABELS: dict[str, tuple[str, list[str]]] = {
@@ -88,15 +90,16 @@ FEW_LABELS: dict[str, tuple[str, list[str]]] = {
 }
 TERMS = {"PM": "distillation.kl", "IM": "features.importance", "RA": "features.region_affinity"}
 ABLATION = ("PM", "IM", "RA", "PM-IM", "PM-RA", "IM-RA", "all")
-CROSS_TEACHING = {
-    "0T": ("cross_teaching.teachers=[]", "cross_teaching.unlabeled.weight=0"),
-    "1T": ('cross_teaching.teachers=["Cross1"]',),
-    "2T": ('cross_teaching.teachers=["Cross1","Cross2"]',),
-    "2T-KD": ('cross_teaching.teachers=["Cross1","Cross2"]', "cross_teaching.pseudo_supervision_weight=0"),
-    "2T-PSV": ('cross_teaching.teachers=["Cross1","Cross2"]', "cross_teaching.distillation.weight=0"),
-    "2T-same": ('cross_teaching.teachers=["Cross1","Cross1"]',),
+CROSS_TEACHING = {  # Choi's Table 3: which of the two teachers, settings
+    "0T": ("", ["cross_teaching.unlabeled.weight=0"]),
+    "1T": ("1", []),
+    "2T": ("12", []),
+    "2T-KD": ("12", ["cross_teaching.pseudo_supervision_weight=0"]),
+    "2T-PSV": ("12", ["cross_teaching.distillation.weight=0"]),
+    "2T-same": ("11", []),
 }
-NETWORKS = ("width=0.5", "width=0.25", "width=0.5,blocks=0.5,decoder=1", STUDENT)
+INTERPOLATION = ("--student-arg", "upsampling=interpolation")
+NETWORKS = ("width=0.5", "width=0.25", RECOMMENDED, STUDENT)
 NETWORKS_2D = (*NETWORKS, "mobile-use-net", "mobile-use-net,width=0.5")  # in 3D a step takes seconds on a CPU
 BATCH_NORM_NETWORKS = ("enet", "espnet", "mobilenetv2", "resnet18", "noothout-resnet,width=0.5")
 INSTANCE_NORM = ("--student-arg", "norm_op=torch.nn.InstanceNorm3d", 'norm_op_kwargs={"affine":true}')
@@ -185,7 +188,8 @@ class Experiments:
 
     def semi_sunnybrook(self) -> list[Job]:
         """6 labeled and 12 unlabeled patients, stored soft labels."""
-        jobs = self._few_label_teachers(SUNNYBROOK_FEW, "Half") + self._few_label_students(SUNNYBROOK_FEW, "Half")
+        jobs = self._few_label_teachers(SUNNYBROOK_FEW, "Half")
+        jobs += self._few_label_students(SUNNYBROOK_FEW, "Half", arms=("Alone", "Labeled", "Unlabeled"))
         return jobs + self._all_labels(replace(SUNNYBROOK_FEW, dataset=SUNNYBROOK.dataset))
 
     def semi_hippocampus_long(self) -> list[Job]:
@@ -201,11 +205,16 @@ class Experiments:
 
     def cross_hippocampus(self) -> list[Job]:
         """Choi's Table 3 on the same cases."""
-        return self._cross(HIPPOCAMPUS_FEW)
+        return self._cross(HIPPOCAMPUS_FEW, ([RECOMMENDED], ["use-net,width=0.25", *INTERPOLATION]))
 
     def cross_sunnybrook(self) -> list[Job]:
         """Choi's Table 3 on the same cases."""
-        return self._cross(replace(SUNNYBROOK_FEW, epochs=10))
+        return self._cross(replace(SUNNYBROOK_FEW, epochs=10), (["resnet18"], [RECOMMENDED]))
+
+    def cross_sunnybrook_use_net(self) -> list[Job]:
+        """The same with the paper's teachers, a quarter as wide; one seed."""
+        teachers = ["use-net,width=0.25"], ["use-net,width=0.25", *INTERPOLATION]
+        return self._cross(replace(SUNNYBROOK_FEW, epochs=10), teachers, "-use-net", ("1T", "2T"), SEEDS[:1])
 
     def coarse(self) -> list[Job]:
         """Coarse to fine against a sliding window over a field of view of 27 times the volume."""
@@ -303,16 +312,28 @@ class Experiments:
             self._student(task, f"{prefix}All-labels-{seed}", TEACHER, "all", seed, schedule, needs) for seed in SEEDS
         ]
 
-    def _cross(self, task: Task) -> list[Job]:
-        network = ["--role", "teacher", "--student", "use-net,width=0.25"]
-        plans = [task.plan("Cross1", *network)]
-        plans.append(task.plan("Cross2", *network, "--student-arg", "upsampling=interpolation"))
-        jobs = [Job(f"{task.dataset}-cross-plans", plans, [f"data-{task.dataset}"])]
-        for seed in SEEDS:
-            for arm, settings in CROSS_TEACHING.items():
-                size = ["--recipe", "choi2022", "--batch_size", str(task.batch_size // 2)]
-                name = f"Cross-{arm}-{seed}"
-                jobs.append(self._student(task, name, CROSS, "all", seed, [*settings, *size], [jobs[0].name]))
+    def _cross(
+        self,
+        task: Task,
+        teachers: Sequence[Sequence[str]],
+        suffix: str = "",
+        arms: Sequence[str] = tuple(CROSS_TEACHING),
+        seeds: Sequence[int] = SEEDS,
+    ) -> list[Job]:
+        """Two teachers that differ in the decoder (``--student`` and what follows it), and their students."""
+        planned = f"{task.dataset}-cross-plans{suffix}"
+        plans = [
+            task.plan(f"Cross{i}{suffix}", "--role", "teacher", "--student", *teacher)
+            for i, teacher in enumerate(teachers, 1)
+        ]
+        jobs = [Job(planned, plans, [f"data-{task.dataset}"])]
+        for seed in seeds:
+            for arm in arms:
+                which, settings = CROSS_TEACHING[arm]
+                names = json.dumps([f"Cross{i}{suffix}" for i in which])
+                more = [f"cross_teaching.teachers={names}", *settings]
+                more += ["--recipe", "choi2022", "--batch_size", str(task.batch_size // 2)]
+                jobs.append(self._student(task, f"Cross-{arm}{suffix}-{seed}", CROSS, "all", seed, more, [planned]))
         return jobs
 
     def _networks(self, task: Task, networks: Sequence[str]) -> list[Job]:
