@@ -183,29 +183,33 @@ class Experiments:
 
     def semi_hippocampus(self) -> list[Job]:
         """20 labeled and 140 unlabeled cases, stored soft labels; on the labeled cases also such that fade."""
-        jobs = self._few_label_teachers(HIPPOCAMPUS_FEW, "Half") + self._few_label_students(HIPPOCAMPUS_FEW, "Half")
+        jobs = self._few_label_teachers(HIPPOCAMPUS_FEW) + self._few_label_students(HIPPOCAMPUS_FEW)
         return jobs + self._all_labels(replace(HIPPOCAMPUS_FEW, dataset=HIPPOCAMPUS.dataset))
-
-    def semi_sunnybrook(self) -> list[Job]:
-        """6 labeled and 12 unlabeled patients, stored soft labels."""
-        jobs = self._few_label_teachers(SUNNYBROOK_FEW, "Half")
-        jobs += self._few_label_students(SUNNYBROOK_FEW, "Half", arms=("Alone", "Labeled", "Unlabeled"))
-        return jobs + self._all_labels(replace(SUNNYBROOK_FEW, dataset=SUNNYBROOK.dataset))
 
     def semi_hippocampus_long(self) -> list[Job]:
         """``semi_hippocampus`` with five times the schedule of the students; after it."""
-        jobs = self._few_label_students(HIPPOCAMPUS_FEW, "Half", "Long-", LONG)
+        jobs = self._few_label_students(HIPPOCAMPUS_FEW, "Long-", LONG)
         return jobs + self._all_labels(replace(HIPPOCAMPUS_FEW, dataset=HIPPOCAMPUS.dataset), "Long-", LONG)
 
-    def semi_hippocampus_better(self) -> list[Job]:
-        """``semi_hippocampus_long`` with teachers that are trained almost four times as long."""
-        task = replace(HIPPOCAMPUS_FEW, teacher_epochs=30)
-        jobs = self._few_label_teachers(task, "Better")
-        return jobs + self._few_label_students(task, "Better", "Better-", LONG, ("Labeled", "Unlabeled"))
+    def semi_sunnybrook(self) -> list[Job]:
+        """6 labeled and 12 unlabeled patients, stored soft labels."""
+        jobs = self._few_label_teachers(SUNNYBROOK_FEW)
+        jobs += self._few_label_students(SUNNYBROOK_FEW, arms=("Alone", "Labeled", "Unlabeled"))
+        return jobs + self._all_labels(replace(SUNNYBROOK_FEW, dataset=SUNNYBROOK.dataset))
+
+    def semi_sunnybrook_informed(self) -> list[Job]:
+        """The same with a better teacher: one that has seen the labels of nine of the twelve unlabeled patients."""
+        task = SUNNYBROOK_FEW
+        jobs = self._teacher(SUNNYBROOK, "Half", "0")
+        folder = self.folder / "results" / self._name(SUNNYBROOK) / f"{TEACHER}__Half__{task.configuration}:0"
+        members = ["--teachers", str(folder)]
+        jobs.append(self._export(task, "Informed", members, [jobs[-1].name]))
+        students = {"arms": ["Unlabeled"], "members": members, "needs": [jobs[-1].name]}
+        return jobs + self._few_label_students(task, "Informed-", **students)
 
     def cross_hippocampus(self) -> list[Job]:
         """Choi's Table 3 on the same cases."""
-        return self._cross(HIPPOCAMPUS_FEW, ([RECOMMENDED], ["use-net,width=0.25", *INTERPOLATION]))
+        return self._cross(replace(HIPPOCAMPUS_FEW, epochs=4), ([RECOMMENDED], ["use-net,width=0.25", *INTERPOLATION]))
 
     def cross_sunnybrook(self) -> list[Job]:
         """Choi's Table 3 on the same cases."""
@@ -272,32 +276,43 @@ class Experiments:
             jobs.append(self._student(task, f"Alone-{seed}", TEACHER, "0", seed, name, needs))
         return jobs
 
-    def _few_label_teachers(self, task: Task, name: str) -> list[Job]:
+    def _few_label_teachers(self, task: Task) -> list[Job]:
         """Three teachers that differ in the seed, their ensemble on the test cases, and their soft labels."""
-        teachers = [f"{name}{seed}" for seed in TEACHER_SEEDS]
-        jobs = [job for seed in TEACHER_SEEDS for job in self._teacher(task, f"{name}{seed}", "all", seed)]
-        export = [task.plan(f"{name}-Export", "--student", STUDENT, *self._few_label_members(task, name))]
-        export.append(task.softlabels(f"{name}-Export"))
-        jobs.append(Job(f"{task.dataset}-{name}-softlabels", export, [f"{task.dataset}-{t}-all" for t in teachers]))
+        names = [f"Half{seed}" for seed in TEACHER_SEEDS]
+        jobs = [
+            job
+            for seed, name in zip(TEACHER_SEEDS, names, strict=True)
+            for job in self._teacher(task, name, "all", seed)
+        ]
+        jobs.append(
+            self._export(task, "Half", self._few_label_members(task), [f"{task.dataset}-{n}-all" for n in names])
+        )
         folder = self.folder / "predictions" / str(task.dataset)
-        output, labels = str(folder / f"{name}-ensemble"), str(self.folder / "raw" / self._name(task) / "labelsTs")
-        combine = ["nnUNetv2_ensemble", "-i", *(str(folder / f"{t}-all") for t in teachers), "-o", output, "-np", "1"]
+        output, labels = str(folder / "Half-ensemble"), str(self.folder / "raw" / self._name(task) / "labelsTs")
+        combine = ["nnUNetv2_ensemble", "-i", *(str(folder / f"{n}-all") for n in names), "-o", output, "-np", "1"]
         evaluate = ["nnUNetv2_kd", "evaluate", "-i", output, "-r", labels, "-np", "1"]
-        needs = [f"{task.dataset}-{t}-all-test" for t in teachers]
-        return [*jobs, Job(f"{task.dataset}-{name}-ensemble-test", [combine, evaluate], needs)]
+        needs = [f"{task.dataset}-{n}-all-test" for n in names]
+        return [*jobs, Job(f"{task.dataset}-Half-ensemble-test", [combine, evaluate], needs)]
 
-    def _few_label_members(self, task: Task, name: str) -> list[str]:
-        return ["--teachers", *(f"{TEACHER}__{name}{seed}__{task.configuration}:all" for seed in TEACHER_SEEDS)]
+    def _few_label_members(self, task: Task) -> list[str]:
+        return ["--teachers", *(f"{TEACHER}__Half{seed}__{task.configuration}:all" for seed in TEACHER_SEEDS)]
+
+    def _export(self, task: Task, name: str, members: Sequence[str], needs: Sequence[str]) -> Job:
+        plan = task.plan(f"{name}-Export", "--student", STUDENT, *members)
+        return Job(f"{task.dataset}-{name}-softlabels", [plan, task.softlabels(f"{name}-Export")], needs)
 
     def _few_label_students(
         self,
         task: Task,
-        teachers: str,
         prefix: str = "",
         schedule: Sequence[str] = (),
         arms: Sequence[str] = tuple(FEW_LABELS),
+        members: Sequence[str] = (),
+        needs: Sequence[str] = (),
     ) -> list[Job]:
-        members, needs = self._few_label_members(task, teachers), [f"{task.dataset}-{teachers}-softlabels"]
+        """Students of ``members``, or of the teachers of few labels."""
+        members = members or self._few_label_members(task)
+        needs = needs or [f"{task.dataset}-Half-softlabels"]
         return [
             self._student(task, f"{prefix}{arm}-{seed}", trainer, "all", seed, [*schedule, *settings, *members], needs)
             for seed in SEEDS
