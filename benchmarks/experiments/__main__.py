@@ -5,6 +5,7 @@ from pathlib import Path
 
 from benchmarks.experiments import __doc__ as usage
 from benchmarks.experiments.jobs import work
+from benchmarks.experiments.largest import keep_largest
 from benchmarks.experiments.studies import Experiments
 from benchmarks.experiments.tables import table
 
@@ -22,11 +23,17 @@ def main() -> None:
     show.add_argument("arms", nargs="+", metavar="ARM", help=other)
     show.add_argument("--against", required=True, metavar="ARM", help="what the others are compared with")
     show.add_argument("--cases", default="", metavar="PREFIX", help="beginning of the names of the cases that count")
-    for command in (run, show):
+    largest = commands.add_parser("largest", help="keep the largest component of every prediction, and evaluate it")
+    largest.add_argument("dataset", help="its number; the tables of NUMBER-largest are then those of what is kept")
+    for command in (run, show, largest):
         command.add_argument("-o", type=Path, required=True, help="folder of all studies")
     args = parser.parse_args()
     if args.command == "table":
         print(table(args.o / "predictions" / args.dataset, args.arms, args.against, args.cases))
+        return
+    if args.command == "largest":
+        raw = next((args.o / "raw").glob(f"Dataset{int(args.dataset):03d}_*"))
+        keep_largest(args.o / "predictions" / args.dataset, raw / "labelsTs")
         return
     if unknown := set(args.studies) - set(Experiments.names()):
         parser.error(f"no study {', '.join(sorted(unknown))}")
