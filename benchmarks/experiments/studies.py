@@ -92,6 +92,7 @@ TERMS = {"PM": "distillation.kl", "IM": "features.importance", "RA": "features.r
 ABLATION = ("PM", "IM", "RA", "PM-IM", "PM-RA", "IM-RA", "all")
 CROSS_TEACHING = {  # Choi's Table 3: which of the two teachers, settings
     "0T": ("", ["cross_teaching.unlabeled.weight=0"]),
+    "2T-labeled": ("12", ["cross_teaching.unlabeled.weight=0"]),
     "1T": ("1", []),
     "2T": ("12", []),
     "2T-KD": ("12", ["cross_teaching.pseudo_supervision_weight=0"]),
@@ -209,7 +210,8 @@ class Experiments:
 
     def cross_hippocampus(self) -> list[Job]:
         """Choi's Table 3 on the same cases."""
-        return self._cross(replace(HIPPOCAMPUS_FEW, epochs=4), ([RECOMMENDED], ["use-net,width=0.25", *INTERPOLATION]))
+        task = replace(HIPPOCAMPUS_FEW, epochs=4)
+        return self._cross(task, ([RECOMMENDED], ["use-net,width=0.25", *INTERPOLATION]))
 
     def cross_sunnybrook(self) -> list[Job]:
         """Choi's Table 3 on the same cases."""
