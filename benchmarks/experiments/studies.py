@@ -210,8 +210,9 @@ class Experiments:
 
     def cross_hippocampus(self) -> list[Job]:
         """Choi's Table 3 on the same cases."""
-        task = replace(HIPPOCAMPUS_FEW, epochs=4)
-        return self._cross(task, ([RECOMMENDED], ["use-net,width=0.25", *INTERPOLATION]))
+        teachers = [RECOMMENDED], ["use-net,width=0.25", *INTERPOLATION]
+        arms = [arm for arm in CROSS_TEACHING if arm != "2T-labeled"]
+        return self._cross(replace(HIPPOCAMPUS_FEW, epochs=4), teachers, arms=arms)
 
     def cross_sunnybrook(self) -> list[Job]:
         """Choi's Table 3 on the same cases."""
