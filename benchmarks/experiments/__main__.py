@@ -25,6 +25,7 @@ def main() -> None:
     show.add_argument("--cases", default="", metavar="PREFIX", help="beginning of the names of the cases that count")
     largest = commands.add_parser("largest", help="keep the largest component of every prediction, and evaluate it")
     largest.add_argument("dataset", help="its number; the tables of NUMBER-largest are then those of what is kept")
+    largest.add_argument("arms", nargs="*", metavar="ARM", help="all if none is named")
     for command in (run, show, largest):
         command.add_argument("-o", type=Path, required=True, help="folder of all studies")
     args = parser.parse_args()
@@ -32,8 +33,10 @@ def main() -> None:
         print(table(args.o / "predictions" / args.dataset, args.arms, args.against, args.cases))
         return
     if args.command == "largest":
-        raw = next((args.o / "raw").glob(f"Dataset{int(args.dataset):03d}_*"))
-        keep_largest(args.o / "predictions" / args.dataset, raw / "labelsTs")
+        references = list((args.o / "raw").glob(f"Dataset{args.dataset:>03}_*/labelsTs"))
+        if not references:
+            parser.error(f"no data set {args.dataset} in {args.o / 'raw'}")
+        keep_largest(args.o / "predictions" / args.dataset, references[0], args.arms)
         return
     if unknown := set(args.studies) - set(Experiments.names()):
         parser.error(f"no study {', '.join(sorted(unknown))}")

@@ -204,9 +204,9 @@ class Experiments:
         jobs = self._teacher(SUNNYBROOK, "Half", "0")
         folder = self.folder / "results" / self._name(SUNNYBROOK) / f"{TEACHER}__Half__{task.configuration}:0"
         members = ["--teachers", str(folder)]
-        jobs.append(self._export(task, "Informed", members, [jobs[-1].name]))
-        students = {"arms": ["Unlabeled"], "members": members, "needs": [jobs[-1].name]}
-        return jobs + self._few_label_students(task, "Informed-", **students)
+        export = self._export(task, "Informed", members, [jobs[-1].name])
+        arms, needs = ["Unlabeled"], [export.name]
+        return [*jobs, export, *self._few_label_students(task, "Informed-", (), arms, members, needs)]
 
     def cross_hippocampus(self) -> list[Job]:
         """Choi's Table 3 on the same cases."""

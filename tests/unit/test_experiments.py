@@ -8,9 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from benchmarks.experiments.jobs import Job, work
+from benchmarks.experiments.largest import keep_largest
 from benchmarks.experiments.studies import Experiments
 from benchmarks.experiments.tables import table
 
@@ -132,3 +135,22 @@ def test_table_takes_arms_of_a_data_set_with_the_same_cases_only(tmp_path: Path)
     assert "| 4/all | 0.7500 | 0.7500 | 0.0707 | +20.00 " in table(tmp_path / "5", ["4/all"], "few")
     with pytest.raises(ValueError, match="6/other and few have different cases"):
         table(tmp_path / "5", ["6/other"], "few")
+
+
+def test_only_the_largest_component_of_the_named_arms_is_kept(tmp_path: Path) -> None:
+    reference = np.zeros((8, 8, 8), np.uint8)
+    reference[1:4, 1:4, 1:4] = 1
+    predicted = reference.copy()
+    predicted[6, 6, 6] = 1
+    for folder, array in (("labelsTs", reference), ("28/few-1", predicted), ("28/other-1", predicted)):
+        (tmp_path / folder).mkdir(parents=True)
+        sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / folder / "a.nii.gz"))
+        if array is predicted:
+            content = {"labels": {"background": 0, "heart": 1}, "file_ending": ".nii.gz"}
+            (tmp_path / folder / "dataset.json").write_text(json.dumps(content))
+            (tmp_path / folder / "summary.json").write_text(summary({"a": 0.9}))
+    keep_largest(tmp_path / "28", tmp_path / "labelsTs", ["few"])
+    kept = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "28-largest" / "few-1" / "a.nii.gz")))
+    assert np.array_equal(kept, reference)
+    assert "| few | 1.0000 |" in table(tmp_path / "28-largest", ["few"], "few")
+    assert not (tmp_path / "28-largest" / "other-1").exists()
