@@ -81,6 +81,7 @@ MULTI = "nnUNetTrainerKDMultiTeacher"
 CROSS = "nnUNetTrainerKDCrossTeaching"
 RECOMMENDED = "width=0.5,blocks=0.5,decoder=1"
 STUDENT = "width=0.25,blocks=0.5,decoder=1"
+TENTH = "width=0.225,blocks=0.5,decoder=1"  # of the parameters of a teacher of half the width
 TEACHER_SEEDS = (1, 2, 3)
 FEW_LABELS: dict[str, tuple[str, list[str]]] = {
     "Alone": (TEACHER, []),
@@ -184,7 +185,7 @@ class Experiments:
 
     def semi_hippocampus(self) -> list[Job]:
         """20 labeled and 140 unlabeled cases, stored soft labels; on the labeled cases also such that fade."""
-        jobs = self._few_label_teachers(HIPPOCAMPUS_FEW) + self._few_label_students(HIPPOCAMPUS_FEW)
+        jobs = self._teachers(HIPPOCAMPUS_FEW, "all") + self._few_label_students(HIPPOCAMPUS_FEW)
         return jobs + self._all_labels(replace(HIPPOCAMPUS_FEW, dataset=HIPPOCAMPUS.dataset))
 
     def semi_hippocampus_long(self) -> list[Job]:
@@ -194,7 +195,7 @@ class Experiments:
 
     def semi_sunnybrook(self) -> list[Job]:
         """6 labeled and 12 unlabeled patients, stored soft labels."""
-        jobs = self._few_label_teachers(SUNNYBROOK_FEW)
+        jobs = self._teachers(SUNNYBROOK_FEW, "all")
         jobs += self._few_label_students(SUNNYBROOK_FEW, arms=("Alone", "Labeled", "Unlabeled"))
         return jobs + self._all_labels(replace(SUNNYBROOK_FEW, dataset=SUNNYBROOK.dataset))
 
@@ -250,6 +251,23 @@ class Experiments:
             commands.append(["nnUNetv2_kd", "evaluate", "-i", str(outputs / name), "-r", labels, "-np", "1"])
         return [Job("5-coarse", commands, [f"{number}-Unlabeled-1"], prepare)]
 
+    def ensemble_hippocampus(self) -> list[Job]:
+        """Three teachers that are trained for long; students of at most a tenth of one, distilled or not."""
+        task, prefix = replace(HIPPOCAMPUS, epochs=60, teacher_epochs=40), "Ensemble-"
+        jobs = self._teachers(task, "0", prefix)
+        labels, members = [f"data-{task.dataset}-folds"], ["--student", TENTH, *self._members(task, "0", prefix)]
+        exported = [f"{task.dataset}-{prefix}Half-softlabels"]
+        arms = {
+            "Alone": (TEACHER, ["--student", TENTH], labels),
+            "Stored": (STORED, members, exported),
+            "Soft": (STORED, ["hard_loss.weight=0", *members], exported),
+        }
+        return jobs + [
+            self._student(task, f"{prefix}{arm}-{seed}", trainer, "0", seed, arguments, needs)
+            for arm, (trainer, arguments, needs) in arms.items()
+            for seed in SEEDS
+        ]
+
     def networks_hippocampus(self) -> list[Job]:
         """Students of other architectures, soft labels of one teacher."""
         return self._networks(replace(HIPPOCAMPUS, epochs=6), NETWORKS)
@@ -279,26 +297,27 @@ class Experiments:
             jobs.append(self._student(task, f"Alone-{seed}", TEACHER, "0", seed, name, needs))
         return jobs
 
-    def _few_label_teachers(self, task: Task) -> list[Job]:
+    def _teachers(self, task: Task, fold: str, prefix: str = "") -> list[Job]:
         """Three teachers that differ in the seed, their ensemble on the test cases, and their soft labels."""
-        names = [f"Half{seed}" for seed in TEACHER_SEEDS]
+        names = [f"{prefix}Half{seed}" for seed in TEACHER_SEEDS]
         jobs = [
             job
             for seed, name in zip(TEACHER_SEEDS, names, strict=True)
-            for job in self._teacher(task, name, "all", seed)
+            for job in self._teacher(task, name, fold, seed)
         ]
-        jobs.append(
-            self._export(task, "Half", self._few_label_members(task), [f"{task.dataset}-{n}-all" for n in names])
-        )
+        trained = [f"{task.dataset}-{name}-{fold}" for name in names]
+        jobs.append(self._export(task, f"{prefix}Half", self._members(task, fold, prefix), trained))
         folder = self.folder / "predictions" / str(task.dataset)
-        output, labels = str(folder / "Half-ensemble"), str(self.folder / "raw" / self._name(task) / "labelsTs")
-        combine = ["nnUNetv2_ensemble", "-i", *(str(folder / f"{n}-all") for n in names), "-o", output, "-np", "1"]
+        output = str(folder / f"{prefix}Half-ensemble")
+        labels = str(self.folder / "raw" / self._name(task) / "labelsTs")
+        combine = ["nnUNetv2_ensemble", "-i", *(str(folder / f"{n}-{fold}") for n in names), "-o", output, "-np", "1"]
         evaluate = ["nnUNetv2_kd", "evaluate", "-i", output, "-r", labels, "-np", "1"]
-        needs = [f"{task.dataset}-{n}-all-test" for n in names]
-        return [*jobs, Job(f"{task.dataset}-Half-ensemble-test", [combine, evaluate], needs)]
+        needs = [f"{name}-test" for name in trained]
+        return [*jobs, Job(f"{task.dataset}-{prefix}Half-ensemble-test", [combine, evaluate], needs)]
 
-    def _few_label_members(self, task: Task) -> list[str]:
-        return ["--teachers", *(f"{TEACHER}__Half{seed}__{task.configuration}:all" for seed in TEACHER_SEEDS)]
+    def _members(self, task: Task, fold: str, prefix: str = "") -> list[str]:
+        names = [f"{prefix}Half{seed}" for seed in TEACHER_SEEDS]
+        return ["--teachers", *(f"{TEACHER}__{name}__{task.configuration}:{fold}" for name in names)]
 
     def _export(self, task: Task, name: str, members: Sequence[str], needs: Sequence[str]) -> Job:
         plan = task.plan(f"{name}-Export", "--student", STUDENT, *members)
@@ -314,7 +333,7 @@ class Experiments:
         needs: Sequence[str] = (),
     ) -> list[Job]:
         """Students of ``members``, or of the teachers of few labels."""
-        members = members or self._few_label_members(task)
+        members = members or self._members(task, "all")
         needs = needs or [f"{task.dataset}-Half-softlabels"]
         return [
             self._student(task, f"{prefix}{arm}-{seed}", trainer, "all", seed, [*schedule, *settings, *members], needs)
