@@ -9,12 +9,12 @@ from nnunet_kd.demo.synthetic import DATASET_NAME
 DATASET = ("-d", "999", "-c", "3d_fullres")
 TEACHER_FOLDS = ("0", "1")
 TEACHER_NETWORK = ("--student", "width=0.5")
-SMALL_NETWORK = ("--student", "width=0.25")
+SMALL_NETWORK = ("--student", "width=0.25,blocks=0.5,decoder=1")
 OPTIMIZER = ("optimizer.name=adam", "optimizer.initial_lr=0.003")
 # Stock nnUNetv2_predict averages logits over folds: so the table's ensemble is exactly what teaches.
 DISTILLATION = ("ensemble.combine=logits",)
 ITERATIONS_PER_EPOCH = 40
-TEACHER_EPOCHS, STUDENT_EPOCHS = 6, 3
+TEACHER_EPOCHS, STUDENT_EPOCHS = 5, 4
 
 
 @dataclass(frozen=True)
