@@ -81,7 +81,7 @@ MULTI = "nnUNetTrainerKDMultiTeacher"
 CROSS = "nnUNetTrainerKDCrossTeaching"
 RECOMMENDED = "width=0.5,blocks=0.5,decoder=1"
 STUDENT = "width=0.25,blocks=0.5,decoder=1"
-TENTH = "width=0.225,blocks=0.5,decoder=1"  # of the parameters of a teacher of half the width
+TENTH = "width=0.21,blocks=0.5,decoder=1"  # of the parameters of a teacher of half the width
 TEACHER_SEEDS = (1, 2, 3)
 FEW_LABELS: dict[str, tuple[str, list[str]]] = {
     "Alone": (TEACHER, []),
