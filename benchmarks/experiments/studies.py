@@ -261,6 +261,7 @@ class Experiments:
             "Alone": (TEACHER, ["--student", TENTH], labels),
             "Stored": (STORED, members, exported),
             "Soft": (STORED, ["hard_loss.weight=0", *members], exported),
+            "Light": (STORED, [*(f"distillation.{t}.weight=0.3" for t in ("soft_ce", "soft_dice")), *members], exported),
         }
         return jobs + [
             self._student(task, f"{prefix}{arm}-{seed}", trainer, "0", seed, arguments, needs)
