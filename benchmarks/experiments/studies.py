@@ -257,11 +257,12 @@ class Experiments:
         jobs = self._teachers(task, "0", prefix)
         labels, members = [f"data-{task.dataset}-folds"], ["--student", TENTH, *self._members(task, "0", prefix)]
         exported = [f"{task.dataset}-{prefix}Half-softlabels"]
+        light = [f"distillation.{term}.weight=0.3" for term in ("soft_ce", "soft_dice")]
         arms = {
             "Alone": (TEACHER, ["--student", TENTH], labels),
             "Stored": (STORED, members, exported),
             "Soft": (STORED, ["hard_loss.weight=0", *members], exported),
-            "Light": (STORED, [*(f"distillation.{t}.weight=0.3" for t in ("soft_ce", "soft_dice")), *members], exported),
+            "Light": (STORED, [*light, *members], exported),
         }
         return jobs + [
             self._student(task, f"{prefix}{arm}-{seed}", trainer, "0", seed, arguments, needs)
