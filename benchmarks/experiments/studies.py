@@ -257,17 +257,25 @@ class Experiments:
         jobs = self._teachers(task, "0", prefix)
         labels, members = [f"data-{task.dataset}-folds"], ["--student", TENTH, *self._members(task, "0", prefix)]
         exported = [f"{task.dataset}-{prefix}Half-softlabels"]
-        light = [f"distillation.{term}.weight=0.3" for term in ("soft_ce", "soft_dice")]
         arms = {
             "Alone": (TEACHER, ["--student", TENTH], labels),
             "Stored": (STORED, members, exported),
             "Soft": (STORED, ["hard_loss.weight=0", *members], exported),
-            "Light": (STORED, [*light, *members], exported),
         }
         return jobs + [
             self._student(task, f"{prefix}{arm}-{seed}", trainer, "0", seed, arguments, needs)
             for arm, (trainer, arguments, needs) in arms.items()
             for seed in SEEDS
+        ]
+
+    def ensemble_hippocampus_larger(self) -> list[Job]:
+        """The same teachers; the recommended student with half of the schedule, distilled or not; one seed."""
+        task, prefix = replace(HIPPOCAMPUS, epochs=30), "Ensemble-"
+        members, student = self._members(task, "0", prefix), ["--student", RECOMMENDED]
+        exported, labels = [f"{task.dataset}-{prefix}Half-softlabels"], [f"data-{task.dataset}-folds"]
+        return [
+            self._student(task, f"{prefix}Larger-1", STORED, "0", 1, [*student, *members], exported),
+            self._student(task, f"{prefix}Larger-alone-1", TEACHER, "0", 1, student, labels),
         ]
 
     def networks_hippocampus(self) -> list[Job]:
