@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from inspect import isfunction
@@ -253,30 +253,14 @@ class Experiments:
 
     def ensemble_hippocampus(self) -> list[Job]:
         """Three teachers that are trained for long; students of at most a tenth of one, distilled or not."""
-        task, prefix = replace(HIPPOCAMPUS, epochs=60, teacher_epochs=40), "Ensemble-"
-        jobs = self._teachers(task, "0", prefix)
-        labels, members = [f"data-{task.dataset}-folds"], ["--student", TENTH, *self._members(task, "0", prefix)]
-        exported = [f"{task.dataset}-{prefix}Half-softlabels"]
-        arms = {
-            "Alone": (TEACHER, ["--student", TENTH], labels),
-            "Stored": (STORED, members, exported),
-            "Soft": (STORED, ["hard_loss.weight=0", *members], exported),
-        }
-        return jobs + [
-            self._student(task, f"{prefix}{arm}-{seed}", trainer, "0", seed, arguments, needs)
-            for arm, (trainer, arguments, needs) in arms.items()
-            for seed in SEEDS
-        ]
+        task = replace(HIPPOCAMPUS, epochs=60, teacher_epochs=40)
+        arms = {"Alone": None, "Stored": [], "Soft": ["hard_loss.weight=0"]}
+        return self._teachers(task, "0", "Ensemble-") + self._ensemble_students(task, TENTH, arms, SEEDS)
 
     def ensemble_hippocampus_larger(self) -> list[Job]:
-        """The same teachers; the recommended student with half of the schedule, distilled or not; one seed."""
-        task, prefix = replace(HIPPOCAMPUS, epochs=30), "Ensemble-"
-        members, student = self._members(task, "0", prefix), ["--student", RECOMMENDED]
-        exported, labels = [f"{task.dataset}-{prefix}Half-softlabels"], [f"data-{task.dataset}-folds"]
-        return [
-            self._student(task, f"{prefix}Larger-1", STORED, "0", 1, [*student, *members], exported),
-            self._student(task, f"{prefix}Larger-alone-1", TEACHER, "0", 1, student, labels),
-        ]
+        """The recommended student of the same teachers with half of the schedule, distilled or not; one seed."""
+        arms = {"Larger": [], "Larger-alone": None}
+        return self._ensemble_students(replace(HIPPOCAMPUS, epochs=30), RECOMMENDED, arms, SEEDS[:1])
 
     def networks_hippocampus(self) -> list[Job]:
         """Students of other architectures, soft labels of one teacher."""
@@ -328,6 +312,20 @@ class Experiments:
     def _members(self, task: Task, fold: str, prefix: str = "") -> list[str]:
         names = [f"{prefix}Half{seed}" for seed in TEACHER_SEEDS]
         return ["--teachers", *(f"{TEACHER}__{name}__{task.configuration}:{fold}" for name in names)]
+
+    def _ensemble_students(
+        self, task: Task, network: str, arms: Mapping[str, list[str] | None], seeds: Sequence[int]
+    ) -> list[Job]:
+        """Students of the teachers of ``ensemble_hippocampus``; an arm without settings learns from none."""
+        prefix, jobs = "Ensemble-", []
+        for arm, settings in arms.items():
+            trainer, arguments, needs = TEACHER, ["--student", network], [f"data-{task.dataset}-folds"]
+            if settings is not None:
+                trainer, needs = STORED, [f"{task.dataset}-{prefix}Half-softlabels"]
+                arguments = [*settings, *arguments, *self._members(task, "0", prefix)]
+            for seed in seeds:
+                jobs.append(self._student(task, f"{prefix}{arm}-{seed}", trainer, "0", seed, arguments, needs))
+        return jobs
 
     def _export(self, task: Task, name: str, members: Sequence[str], needs: Sequence[str]) -> Job:
         plan = task.plan(f"{name}-Export", "--student", STUDENT, *members)
