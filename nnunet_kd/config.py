@@ -232,9 +232,19 @@ class Student:
         "nnUNetTrainerKDEnsemble", "trainer in the commands that nnUNetv2_kd plan prints; any may be given to -tr"
     )
     architecture: str = value("same", "how the plans' network was derived from the base plans; for the record")
-    start: Literal["random", "best_member"] = value(
-        "random",
-        "initial weights; best_member: those of the teacher fold with the highest validation Dice (same architecture)",
+    start: Literal["inherit", "best_member", "random"] = value(
+        "inherit",
+        "initial weights; inherit: a closed-form reconstruction of the teacher fold with the highest validation Dice, "
+        "random where that is impossible; best_member: that fold's own weights (same architecture); random",
+    )
+    inherit_from: str | None = value(
+        None, "MODELFOLDER:FOLD to inherit from, one of the teachers or any other; null: the best of the teachers"
+    )
+    ema: float = number(
+        0.0,
+        "decay for each step of a moving average of the weights, which is validated, saved and deployed; 0: none",
+        minimum=0,
+        maximum=0.99999,
     )
     mirroring: bool = value(False, "let nnUNetv2_predict mirror the student at test time (8 passes in 3D instead of 1)")
     check_teachers: bool = value(

@@ -10,13 +10,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import distributed as dist
+from torch._dynamo import OptimizedModule
 
 from nnunet_kd.config import KDConfig
-from nnunet_kd.errors import exit_on_user_error
+from nnunet_kd.errors import UserError, exit_on_user_error
+from nnunet_kd.inheritance.pairs import CannotInheritError
+from nnunet_kd.inheritance.start import best_member, copy_member, inherit, named_member
 from nnunet_kd.losses import CompoundSegmentationLoss, focal_loss, lovasz_loss
 from nnunet_kd.networks.base import has_lower_outputs
+from nnunet_kd.softlabels.ensemble import TeachingEnsemble
+from nnunet_kd.softlabels.geometry import StudentSpace
 from nnunet_kd.teachers import load_checkpoint_file
 
 
@@ -24,6 +31,8 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
     """nnU-Net's trainer with schedule, optimizer, seed, precision and hard-label loss from the plans."""
 
     kd: KDConfig
+    starts_from_teacher = True
+    _initial_weights: tuple[float, ...] = ()
 
     def initialize(self) -> None:
         """Reads the ``"kd"`` block, then builds network, optimizer and loss as nnU-Net does."""
@@ -44,9 +53,79 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
             np.random.seed(schedule.seed)
             torch.manual_seed(schedule.seed)
         super().initialize()
+        self._initial_weights = self._fingerprint()
 
     def check_configuration(self) -> None:
         """Refuses what this trainer cannot do, before anything is built; raises UserError."""
+
+    @property
+    def is_student(self) -> bool:
+        """Whether the plans are a student's; a trainer without teachers then trains its undistilled twin."""
+        return self.plans_manager.plans.get("kd", {}).get("role") == "student"
+
+    @property
+    def bare_network(self) -> torch.nn.Module:
+        """The student without DDP's and torch.compile's wrappers."""
+        network = self.network.module if self.is_ddp else self.network
+        return network._orig_mod if isinstance(network, OptimizedModule) else network
+
+    def teaching_ensemble(self) -> TeachingEnsemble:
+        """The ensemble of the plans, for this configuration and fold."""
+        results = Path(nnUNet_results) / self.plans_manager.dataset_name
+        return TeachingEnsemble.resolve(self.kd, self.student_space(), results, self.fold)
+
+    def student_space(self) -> StudentSpace:
+        """The preprocessed data of this configuration."""
+        name = self.plans_manager.dataset_name
+        raw = Path(nnUNet_raw) / name if nnUNet_raw.is_set() else None
+        return StudentSpace(
+            self.plans_manager, self.configuration_name, self.dataset_json, Path(nnUNet_preprocessed) / name, raw
+        )
+
+    def on_train_start(self) -> None:
+        """Gives the student its initial weights, then starts as nnU-Net does."""
+        if not self.was_initialized:
+            self.initialize()
+        if self.is_student and self.starts_from_teacher and self.current_epoch == 0:
+            with exit_on_user_error():
+                self.start_student()
+        super().on_train_start()
+
+    def start_student(self) -> None:
+        """Initial weights as ``kd.student.start`` says; those of ``-pretrained_weights`` stay."""
+        start = self.kd.student.start
+        if start == "random":
+            return
+        if self._fingerprint() != self._initial_weights:
+            self.print_to_log_file(f"kd.student.start={start} is passed over: other weights were loaded.")
+            return
+        if start == "best_member":
+            member = best_member(self.teaching_ensemble().models)
+            copy_member(self.bare_network, member)
+            self.print_to_log_file(f"Starting from {member}")
+            return
+        if self.local_rank == 0:
+            try:
+                self.inherit_weights()
+            except (CannotInheritError, UserError) as error:
+                self.print_to_log_file(f"Starting from random weights, the student cannot inherit: {error}")
+        if self.is_ddp:
+            for tensor in self.bare_network.state_dict().values():
+                dist.broadcast(tensor, 0)
+
+    def inherit_weights(self) -> None:
+        """Makes the student a reconstruction of a teacher; raises UserError or CannotInheritError."""
+        named, ensemble = self.kd.student.inherit_from, self.teaching_ensemble()
+        results = Path(nnUNet_results) / self.plans_manager.dataset_name
+        member = named_member(named, results) if named else best_member(ensemble.models)
+        training, validation = nnUNetTrainer.get_tr_and_val_datasets(self)
+        scores = inherit(
+            self.bare_network, member, ensemble.student, training, validation, self.device, self.kd.schedule.seed or 0
+        )
+        self.print_to_log_file(f"Inheriting from {member}. {scores}")
+
+    def _fingerprint(self) -> tuple[float, ...]:
+        return tuple(float(p.detach().double().sum()) for p in self.network.parameters())
 
     def configure_optimizers(self):
         """Optimizer and learning-rate schedule named in ``kd.optimizer``."""
@@ -69,8 +148,7 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
 
     def mirrors_at_prediction(self) -> bool:
         """Whether ``nnUNetv2_predict`` mirrors: as nnU-Net does, but an undistilled twin as its student does."""
-        is_twin = self.plans_manager.plans.get("kd", {}).get("role") == "student"
-        return self.kd.student.mirroring if is_twin else True
+        return self.kd.student.mirroring if self.is_student else True
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
         """Augments with mirroring in any case; prediction mirrors where :meth:`mirrors_at_prediction` says so."""

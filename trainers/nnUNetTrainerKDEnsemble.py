@@ -49,8 +49,6 @@ class nnUNetTrainerKDEnsemble(nnUNetTrainerKDUnlabeled):
             store = self.export_missing(ensemble, [*training.identifiers, *unlabeled])
             self.describe_soft_labels(store, training.identifiers)
             self.describe_teachers(ensemble, validation.identifiers)
-            if self.kd.student.start == "best_member" and self.current_epoch == 0:
-                self.start_from_best_member(ensemble)
             if unlabeled:
                 self.unlabeled = UnlabeledDataset(ensemble.student, store)
         return SoftLabelDataset(training, store), validation

@@ -80,10 +80,7 @@ class nnUNetTrainerKDOnline(nnUNetTrainerKDStudent):
         if not self.was_initialized:
             self.initialize()
         with exit_on_user_error():
-            ensemble = self.teaching_ensemble()
-            self.load_teachers(ensemble)
-            if self.kd.student.start == "best_member" and self.current_epoch == 0:
-                self.start_from_best_member(ensemble)
+            self.load_teachers(self.teaching_ensemble())
         super().on_train_start()
 
     def get_tr_and_val_datasets(self):

@@ -4,21 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from nnunet_kd.trainers.base import nnUNetTrainerKDBase
-from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 from torch import distributed as dist
-from torch._dynamo import OptimizedModule
 
 from nnunet_kd.curves import append_curves
 from nnunet_kd.errors import UserError
 from nnunet_kd.losses import DistillationLoss, active_terms
 from nnunet_kd.softlabels.ensemble import TeachingEnsemble
 from nnunet_kd.softlabels.export import Exporter, shard
-from nnunet_kd.softlabels.geometry import StudentSpace
 from nnunet_kd.softlabels.store import SoftLabelStore
 from nnunet_kd.teacher_gap import compare_validation
-from nnunet_kd.teachers import load_checkpoint_file
 
 
 class nnUNetTrainerKDStudent(nnUNetTrainerKDBase):
@@ -28,6 +23,7 @@ class nnUNetTrainerKDStudent(nnUNetTrainerKDBase):
     """
 
     kd_loss: DistillationLoss
+    is_student = True
 
     def initialize(self) -> None:
         """Builds the distillation loss and registers its curves."""
@@ -53,19 +49,6 @@ class nnUNetTrainerKDStudent(nnUNetTrainerKDBase):
     def mirrors_at_prediction(self) -> bool:
         """Not by default: the teachers' mirroring is distilled."""
         return self.kd.student.mirroring
-
-    def teaching_ensemble(self) -> TeachingEnsemble:
-        """The ensemble of the plans, for this configuration and fold."""
-        results = Path(nnUNet_results) / self.plans_manager.dataset_name
-        return TeachingEnsemble.resolve(self.kd, self.student_space(), results, self.fold)
-
-    def student_space(self) -> StudentSpace:
-        """The preprocessed data of this configuration."""
-        name = self.plans_manager.dataset_name
-        raw = Path(nnUNet_raw) / name if nnUNet_raw.is_set() else None
-        return StudentSpace(
-            self.plans_manager, self.configuration_name, self.dataset_json, Path(nnUNet_preprocessed) / name, raw
-        )
 
     def export_missing(self, ensemble: TeachingEnsemble, cases: list[str]) -> SoftLabelStore:
         """The ensemble's store after the cases that it lacked were exported; under DDP the ranks share them."""
@@ -95,36 +78,6 @@ class nnUNetTrainerKDStudent(nnUNetTrainerKDBase):
                 f"WARNING: teachers were trained on {len(seen)} of {len(validation)} validation cases of this fold; "
                 "its cross-validation Dice is optimistic. Test on other cases, or use ensemble.membership same_fold."
             )
-
-    def start_from_best_member(self, ensemble: TeachingEnsemble) -> None:
-        """Loads the weights of the teacher with the highest validation Dice (Noothout et al. 2022, Section 2.2)."""
-        scores = {}
-        for model in ensemble.models:
-            for fold in model.folds:
-                summary = model.validation_summary(fold)
-                if summary is not None:
-                    scores[(model, fold)] = summary["foreground_mean"]["Dice"]
-        if not scores:
-            raise UserError(
-                "kd.student.start is best_member, but no teacher has a validation/summary.json; validate them with "
-                "nnUNetv2_train ... --val, or use start random."
-            )
-        model, fold = max(scores, key=lambda k: scores[k])
-        file = model.checkpoint_file(fold)
-        try:
-            self.bare_network.load_state_dict(load_checkpoint_file(file)["network_weights"])
-        except RuntimeError as err:
-            raise UserError(
-                f"kd.student.start is best_member, but {file} has another architecture than the student; plan the "
-                "student with --student same, or use start random."
-            ) from err
-        self.print_to_log_file(f"Starting from {file} (validation Dice {scores[(model, fold)]:.4f})")
-
-    @property
-    def bare_network(self) -> torch.nn.Module:
-        """The student without DDP's and torch.compile's wrappers."""
-        network = self.network.module if self.is_ddp else self.network
-        return network._orig_mod if isinstance(network, OptimizedModule) else network
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         """Logs one value per loss term and epoch, the mean over iterations and ranks."""

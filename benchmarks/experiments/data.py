@@ -1,4 +1,4 @@
-"""Raw nnU-Net data sets from the images of the two public data sets that the results are about.
+"""Raw nnU-Net data sets from the images of the public data sets that the results are about.
 
 ``FOLDER/NAME/images/CASE_0000.nii.gz`` and ``FOLDER/NAME/labels/CASE.nii.gz``.
 """
@@ -14,6 +14,8 @@ import SimpleITK as sitk
 
 SEED = 2022
 SUNNYBROOK_GROUPS = ("SC-HF-I", "SC-HF-NI", "SC-HYP")
+ACDC_GROUP = 20  # patients of one pathology have consecutive numbers
+ACDC_TWICE = "patient076"  # has the images of patient074, voxel by voxel, under other labels
 
 
 def hippocampus_cases(source: Path) -> dict[str, list[str]]:
@@ -46,9 +48,33 @@ def sunnybrook_patients(source: Path) -> dict[str, list[str]]:
     return result
 
 
-def sunnybrook_cases(source: Path, patients: Sequence[str]) -> list[str]:
-    """End-diastole and end-systole of each patient."""
-    names = sorted(f.name.removesuffix(".nii.gz") for f in (source / "sunnybrook" / "labels").glob("*.nii.gz"))
+def acdc_patients(source: Path) -> dict[str, list[str]]:
+    """Of each of five pathologies four test patients and one for validation (two of the largest); the rest trains.
+
+    Where labels are few, seven training patients keep theirs: one of each pathology, two of the two largest.
+    """
+    patients = sorted({f.name.split("_")[0] for f in (source / "acdc" / "labels").glob("*.nii.gz")} - {ACDC_TWICE})
+    groups: dict[int, list[str]] = {}
+    for patient in patients:
+        groups.setdefault((int(patient.removeprefix("patient")) - 1) // ACDC_GROUP, []).append(patient)
+    largest = sorted(groups, key=lambda g: -len(groups[g]))
+    result: dict[str, list[str]] = {"test": [], "val": [], "train": [], "few": [], "unlabeled": []}
+    shuffle = random.Random(SEED).shuffle
+    for group, members in groups.items():
+        shuffle(members)
+        first = 4 + (2 if group == largest[0] else 1)
+        labeled = first + (2 if group in largest[:2] else 1)
+        result["test"] += members[:4]
+        result["val"] += members[4:first]
+        result["train"] += members[first:]
+        result["few"] += members[first:labeled]
+        result["unlabeled"] += members[labeled:]
+    return result
+
+
+def stacks(source: Path, patients: Sequence[str]) -> list[str]:
+    """End-diastole and end-systole of each patient; ``source`` is the data set's folder."""
+    names = sorted(f.name.removesuffix(".nii.gz") for f in (source / "labels").glob("*.nii.gz"))
     return [n for n in names if n.split("_")[0] in patients]
 
 

@@ -12,6 +12,7 @@ from benchmarks.experiments import data
 from benchmarks.experiments.jobs import Job
 
 SEEDS = (1, 2)
+EXPORT_PRECISION = {"bf16": "bf16", "fp32": "default"}  # by that of the training, on a CPU
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Task:
         epochs: of 100 iterations, of a student.
         teacher_epochs: the same of a teacher.
         patch_size: None for nnU-Net's.
+        precision: of training and export.
     """
 
     dataset: int
@@ -33,13 +35,14 @@ class Task:
     epochs: int
     teacher_epochs: int
     patch_size: tuple[int, ...] | None = None
+    precision: str = "bf16"
 
     @property
     def common(self) -> list[str]:
         """Settings of every training."""
         return [
             *("schedule.iterations_per_epoch=100", "schedule.val_iterations_per_epoch=2", "schedule.save_every=1000"),
-            *("schedule.precision=bf16", "ensemble.precision=bf16"),
+            *(f"schedule.precision={self.precision}", f"ensemble.precision={EXPORT_PRECISION[self.precision]}"),
             *("optimizer.name=adam", "optimizer.initial_lr=0.001", "optimizer.lr_schedule=poly"),
         ]
 
@@ -72,8 +75,10 @@ HIPPOCAMPUS = Task(4, "3d_fullres", batch_size=2, epochs=4, teacher_epochs=15)
 HIPPOCAMPUS_FEW = Task(5, "3d_fullres", batch_size=2, epochs=6, teacher_epochs=8)
 SUNNYBROOK = Task(27, "2d", batch_size=4, epochs=6, teacher_epochs=15, patch_size=(128, 128))
 SUNNYBROOK_FEW = Task(28, "2d", batch_size=4, epochs=15, teacher_epochs=10, patch_size=(128, 128))
+ACDC = Task(29, "2d", batch_size=6, epochs=12, teacher_epochs=15, patch_size=(96, 96), precision="fp32")
+ACDC_FEW = Task(30, "2d", batch_size=6, epochs=8, teacher_epochs=10, patch_size=(96, 96), precision="fp32")
 LONG = ("schedule.num_epochs=10", "schedule.iterations_per_epoch=300")
-DATASETS = {4: "Hippocampus", 5: "HippocampusFew", 27: "Sunnybrook", 28: "SunnybrookFew"}
+DATASETS = {4: "Hippocampus", 5: "HippocampusFew", 27: "Sunnybrook", 28: "SunnybrookFew", 29: "ACDC", 30: "ACDCFew"}
 TEACHER = "nnUNetTrainerKDTeacher"
 STORED = "nnUNetTrainerKDEnsemble"
 FEATURE = "nnUNetTrainerKDFeature"
@@ -131,19 +136,23 @@ class Experiments:
         return folders | {"nnUNet_def_n_proc": "1", "nnUNet_n_proc_DA": "0", "PATH": os.environ["PATH"]}
 
     def datasets(self) -> list[Job]:
-        """The four data sets: all labels and few, planned and preprocessed."""
+        """The data sets: all labels and few, planned and preprocessed."""
         source, cases = self.source, data.hippocampus_cases(self.source)
         patients = data.sunnybrook_patients(self.source)
-        stacks = {k: data.sunnybrook_cases(source, v) for k, v in patients.items()}
+        stacks = {k: data.stacks(source / "sunnybrook", v) for k, v in patients.items()}
+        hearts = {k: data.stacks(source / "acdc", v) for k, v in data.acdc_patients(source).items()}
         parts, cavity = {"anterior": 1, "posterior": 2}, {"cavity": 1}
+        heart = {"RV": 1, "myocardium": 2, "LV": 3}
         jobs = []
         for task, labels, train, unlabeled, test in (
+            (ACDC, heart, hearts["train"] + hearts["val"], [], hearts["test"]),
+            (ACDC_FEW, heart, hearts["few"] + hearts["val"], hearts["unlabeled"], hearts["test"]),
             (HIPPOCAMPUS, parts, cases["train"] + cases["val"], [], cases["test"]),
             (HIPPOCAMPUS_FEW, parts, cases["few"], cases["unlabeled"], cases["test"]),
             (SUNNYBROOK, cavity, stacks["train"] + stacks["val"], [], stacks["test"]),
             (SUNNYBROOK_FEW, cavity, stacks["few"], stacks["unlabeled"], stacks["test"]),
         ):
-            name = "hippocampus" if labels is parts else "sunnybrook"
+            name = {2: "hippocampus", 1: "sunnybrook", 3: "acdc"}[len(labels)]
             target = self.folder / "raw" / self._name(task)
             write = partial(data.write_dataset, source / name, target, labels, train, test, unlabeled)
             where = ["-d", str(task.dataset), "-c", task.configuration, "-np", "1"]
@@ -155,6 +164,8 @@ class Experiments:
         for task, folds in (
             (HIPPOCAMPUS, [(cases["train"], cases["val"])]),
             (SUNNYBROOK, [(stacks["train"], stacks["val"]), *groups]),
+            (ACDC, [(hearts["train"], hearts["val"])]),
+            (ACDC_FEW, [(hearts["few"], hearts["val"])]),
         ):
             splits = self.folder / "preprocessed" / self._name(task) / "splits_final.json"
             write = partial(data.write_splits, splits, folds)

@@ -1,5 +1,6 @@
 """Markdown tables of what the studies' networks reached on the test cases."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def table(folder: Path, arms: Sequence[str], reference: str, only: str = "") -> 
     """
     values = {arm: _values(folder, arm, only) for arm in (reference, *arms)}
     cases = _cases(_evaluations(folder, reference)[0], only)
-    patients = [case.rpartition("_p")[0] or case for case in cases]
+    patients = [re.sub(r"_(p\d+|ED|ES)$", "", case) for case in cases]
     for arm in values:
         if _cases(_evaluations(folder, arm)[0], only) != cases:
             raise ValueError(f"{arm} and {reference} have different cases")

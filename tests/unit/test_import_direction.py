@@ -27,6 +27,7 @@ LAYERS = {
     "softlabels": 4,
     "data": 4,
     "planning": 4,
+    "inheritance": 4,
     "trainers": 5,
     "_discovery": 6,
     "inference": 7,
