@@ -169,6 +169,16 @@ class Distillation:
     soft_ce: SoftCETerm = block(SoftCETerm, "cross-entropy with soft targets, nats per voxel")
     soft_dice: SoftDiceTerm = block(SoftDiceTerm, "1 - Dice against the soft labels")
     deep_supervision: bool = value(True, "also at the lower-resolution outputs, with nnU-Net's weights")
+    downsampling: Literal["mean", "nearest"] = value(
+        "mean",
+        "soft labels at the lower-resolution outputs; mean: of the voxels that one covers; nearest: the voxel that "
+        "nnU-Net takes of the reference, half a voxel away from the mean's",
+    )
+    normalized: bool = value(
+        True,
+        "scales hard-label loss and soft-label terms so that their weights sum to those of the hard-label loss alone: "
+        "student and undistilled twin then take steps of one size",
+    )
 
 
 @dataclass(frozen=True)

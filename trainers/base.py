@@ -16,6 +16,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import distributed as dist
 from torch._dynamo import OptimizedModule
 
+from nnunet_kd.averaging import AveragedWeights
 from nnunet_kd.config import KDConfig
 from nnunet_kd.errors import UserError, exit_on_user_error
 from nnunet_kd.inheritance.pairs import CannotInheritError
@@ -26,13 +27,17 @@ from nnunet_kd.softlabels.ensemble import TeachingEnsemble
 from nnunet_kd.softlabels.geometry import StudentSpace
 from nnunet_kd.teachers import load_checkpoint_file
 
+AVERAGE = "kd_average"
+
 
 class nnUNetTrainerKDBase(nnUNetTrainer):
     """nnU-Net's trainer with schedule, optimizer, seed, precision and hard-label loss from the plans."""
 
     kd: KDConfig
     starts_from_teacher = True
+    average: AveragedWeights | None = None
     _initial_weights: tuple[float, ...] = ()
+    _resumed_average: dict[str, Any] | None = None
 
     def initialize(self) -> None:
         """Reads the ``"kd"`` block, then builds network, optimizer and loss as nnU-Net does."""
@@ -89,6 +94,10 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
         if self.is_student and self.starts_from_teacher and self.current_epoch == 0:
             with exit_on_user_error():
                 self.start_student()
+        if self.kd.student.ema > 0:
+            self.average = AveragedWeights(self.bare_network, self.kd.student.ema)
+            if self._resumed_average is not None:
+                self.average.resume(self._resumed_average)
         super().on_train_start()
 
     def start_student(self) -> None:
@@ -216,6 +225,8 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
                 scaler.step(optimizer)
         if scaler is not None:
             scaler.update()
+        if self.average is not None:
+            self.average.update()
         return {"loss": loss.detach().cpu().numpy(), **{k: v.detach().cpu().numpy() for k, v in terms.items()}}
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
@@ -238,11 +249,35 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
         """
         return self.loss(output, target), {}
 
+    def on_validation_epoch_start(self) -> None:
+        """The averaged weights are validated, where there are any."""
+        if self.average is not None:
+            self.average.swap()
+        super().on_validation_epoch_start()
+
+    def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
+        """Brings the weights of the training back."""
+        super().on_validation_epoch_end(val_outputs)
+        if self.average is not None:
+            self.average.swap()
+
+    def on_train_end(self) -> None:
+        """From here on the network has the averaged weights, where there are any."""
+        super().on_train_end()
+        if self.average is not None:
+            self.average.swap()
+            self.average = None
+
     def save_checkpoint(self, filename: str) -> None:
         """Writes nnU-Net's checkpoint, whole or not at all, with the stock trainer as its ``trainer_name``.
 
-        The plans alone rebuild the network, so ``nnUNetv2_predict`` needs neither this class nor this package.
+        The plans alone rebuild the network, so ``nnUNetv2_predict`` needs neither this class nor this package. With a
+        moving average, its weights are the network's, and those of the training are kept beside them for resuming.
         """
+        with nullcontext() if self.average is None else self.average.in_network():
+            self._save_checkpoint(filename)
+
+    def _save_checkpoint(self, filename: str) -> None:
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
             return
@@ -256,4 +291,10 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
 
     def extra_checkpoint_state(self) -> dict[str, Any]:
         """Further entries of the checkpoint."""
-        return {}
+        return {} if self.average is None else {AVERAGE: self.average.state()}
+
+    def load_checkpoint(self, filename_or_checkpoint, *args) -> None:
+        """Also remembers the weights of the training beside a moving average, until it goes on."""
+        super().load_checkpoint(filename_or_checkpoint, *args)
+        with exit_on_user_error():
+            self._resumed_average = load_checkpoint_file(Path(filename_or_checkpoint)).get(AVERAGE)

@@ -9,7 +9,7 @@ from nnunet_kd.data.dataset import SoftLabelDataset, UnlabeledDataset
 from nnunet_kd.data.mixed_batches import unlabeled_share, without_last
 from nnunet_kd.data.transforms import with_soft_labels
 from nnunet_kd.errors import UserError, exit_on_user_error
-from nnunet_kd.losses import active_terms
+from nnunet_kd.losses import active_terms, common_scale
 from nnunet_kd.softlabels.geometry import StudentSpace
 
 
@@ -94,4 +94,6 @@ class nnUNetTrainerKDEnsemble(nnUNetTrainerKDUnlabeled):
             self.unlabeled_per_batch,
             self.kd.unlabeled.voxel_weight,
         )
+        scale = common_scale(self.kd.distillation, self.kd.hard_loss, self.current_epoch / self.num_epochs)
+        terms = {name: scale * value for name, value in terms.items()}
         return torch.stack(list(terms.values())).sum(), {f"kd_{k}": v for k, v in terms.items()}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from nnunet_kd.errors import UserError, exit_on_user_error
 from nnunet_kd.feature_taps import FeatureTaps
 from nnunet_kd.loss_terms import active_feature_terms
-from nnunet_kd.losses import FeatureDistillationLoss, active_terms
+from nnunet_kd.losses import FeatureDistillationLoss, active_terms, common_scale
 from nnunet_kd.losses.regions import unpack_reference, with_background
 from nnunet_kd.online_teachers import (
     Lesson,
@@ -192,6 +192,8 @@ class nnUNetTrainerKDOnline(nnUNetTrainerKDStudent):
         if self.kd_loss.terms:
             mixed = sum(w * p for w, p in zip(weights, probabilities, strict=True))
             terms |= self.kd_loss(output, as_channels(mixed, inside, sigmoid), progress)
+        scale = common_scale(self.kd.distillation, self.kd.hard_loss, progress)
+        terms = {name: scale * value for name, value in terms.items()}
         if self.feature_losses:
             terms |= self._feature_terms(weights, with_background(classes, valid) if sigmoid else classes, progress)
         self._lessons = ()

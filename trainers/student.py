@@ -46,10 +46,6 @@ class nnUNetTrainerKDStudent(nnUNetTrainerKDBase):
         super().load_checkpoint(filename_or_checkpoint, *args)
         self._register_curves(past_epochs=self.current_epoch)
 
-    def mirrors_at_prediction(self) -> bool:
-        """Not by default: the teachers' mirroring is distilled."""
-        return self.kd.student.mirroring
-
     def export_missing(self, ensemble: TeachingEnsemble, cases: list[str]) -> SoftLabelStore:
         """The ensemble's store after the cases that it lacked were exported; under DDP the ranks share them."""
         store = ensemble.open_store()

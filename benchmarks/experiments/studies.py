@@ -27,6 +27,7 @@ class Task:
         teacher_epochs: the same of a teacher.
         patch_size: None for nnU-Net's.
         precision: of training and export.
+        step_size: of sliding windows, in the export and on the test cases.
     """
 
     dataset: int
@@ -36,6 +37,7 @@ class Task:
     teacher_epochs: int
     patch_size: tuple[int, ...] | None = None
     precision: str = "bf16"
+    step_size: float = 0.5
 
     @property
     def common(self) -> list[str]:
@@ -44,6 +46,7 @@ class Task:
             *("schedule.iterations_per_epoch=100", "schedule.val_iterations_per_epoch=2", "schedule.save_every=1000"),
             *(f"schedule.precision={self.precision}", f"ensemble.precision={EXPORT_PRECISION[self.precision]}"),
             *("optimizer.name=adam", "optimizer.initial_lr=0.001", "optimizer.lr_schedule=poly"),
+            *("student.start=random", f"ensemble.step_size={self.step_size}"),
         ]
 
     def plan(self, name: str, *arguments: str, epochs: int | None = None, seed: int = 1) -> list[str]:
@@ -75,8 +78,8 @@ HIPPOCAMPUS = Task(4, "3d_fullres", batch_size=2, epochs=4, teacher_epochs=15)
 HIPPOCAMPUS_FEW = Task(5, "3d_fullres", batch_size=2, epochs=6, teacher_epochs=8)
 SUNNYBROOK = Task(27, "2d", batch_size=4, epochs=6, teacher_epochs=15, patch_size=(128, 128))
 SUNNYBROOK_FEW = Task(28, "2d", batch_size=4, epochs=15, teacher_epochs=10, patch_size=(128, 128))
-ACDC = Task(29, "2d", batch_size=6, epochs=12, teacher_epochs=15, patch_size=(96, 96), precision="fp32")
-ACDC_FEW = Task(30, "2d", batch_size=6, epochs=8, teacher_epochs=10, patch_size=(96, 96), precision="fp32")
+ACDC = Task(29, "2d", 6, epochs=12, teacher_epochs=15, patch_size=(96, 96), precision="fp32", step_size=0.67)
+ACDC_FEW = Task(30, "2d", 6, epochs=8, teacher_epochs=10, patch_size=(96, 96), precision="fp32", step_size=0.67)
 LONG = ("schedule.num_epochs=10", "schedule.iterations_per_epoch=300")
 DATASETS = {4: "Hippocampus", 5: "HippocampusFew", 27: "Sunnybrook", 28: "SunnybrookFew", 29: "ACDC", 30: "ACDCFew"}
 TEACHER = "nnUNetTrainerKDTeacher"
@@ -88,6 +91,16 @@ RECOMMENDED = "width=0.5,blocks=0.5,decoder=1"
 STUDENT = "width=0.25,blocks=0.5,decoder=1"
 TENTH = "width=0.21,blocks=0.5,decoder=1"  # of the parameters of a teacher of half the width
 TEACHER_SEEDS = (1, 2, 3)
+DEEP_TENTH = "width=0.15"  # as deep as a teacher of half the width, a tenth of its parameters
+INHERIT = "student.start=inherit"
+INHERITANCE: dict[str, tuple[str, list[str]]] = {
+    "random": (TEACHER, []),
+    "random-distilled": (STORED, []),
+    "untrained": (TEACHER, [INHERIT, "schedule.iterations_per_epoch=1", "optimizer.initial_lr=1e-12"]),
+    "inherited": (TEACHER, [INHERIT]),
+    "distilled": (STORED, [INHERIT]),
+    "memory": (MULTI, [INHERIT, "features.importance.weight=0", "features.region_affinity.weight=0"]),
+}
 FEW_LABELS: dict[str, tuple[str, list[str]]] = {
     "Alone": (TEACHER, []),
     "Labeled": (STORED, []),
@@ -96,6 +109,7 @@ FEW_LABELS: dict[str, tuple[str, list[str]]] = {
 }
 TERMS = {"PM": "distillation.kl", "IM": "features.importance", "RA": "features.region_affinity"}
 ABLATION = ("PM", "IM", "RA", "PM-IM", "PM-RA", "IM-RA", "all")
+ONE_SCHEDULE = ("random", "random-distilled", "inherited", "distilled")
 CROSS_TEACHING = {  # Choi's Table 3: which of the two teachers, settings
     "0T": ("", ["cross_teaching.unlabeled.weight=0"]),
     "2T-labeled": ("12", ["cross_teaching.unlabeled.weight=0"]),
@@ -273,6 +287,25 @@ class Experiments:
         arms = {"Larger": [], "Larger-alone": None}
         return self._ensemble_students(replace(HIPPOCAMPUS, epochs=30), RECOMMENDED, arms, SEEDS[:1])
 
+    def acdc_teachers(self) -> list[Job]:
+        """Three teachers of half of nnU-Net's width, plain and mirrored, and their ensembles; soft labels."""
+        return self._teachers(ACDC, "0")
+
+    def acdc_few_teachers(self) -> list[Job]:
+        """The same of seven labeled patients."""
+        return self._teachers(ACDC_FEW, "0")
+
+    def acdc_tenth(self) -> list[Job]:
+        """A student of a tenth of a teacher's parameters: random or inherited, distilled or not."""
+        jobs = self._inheriting(ACDC, "Tenth", DEEP_TENTH, ["untrained"], SEEDS[:1], 1)
+        return jobs + self._inheriting(
+            ACDC, "Tenth", DEEP_TENTH, ["random", "random-distilled", "inherited", "distilled"]
+        )
+
+    def acdc_tenth_long(self) -> list[Job]:
+        """The pair that decides, with three times the schedule and three seeds."""
+        return self._inheriting(ACDC, "Tenth-long", DEEP_TENTH, ["random", "distilled"], (1, 2, 3), 36)
+
     def networks_hippocampus(self) -> list[Job]:
         """Students of other architectures, soft labels of one teacher."""
         return self._networks(replace(HIPPOCAMPUS, epochs=6), NETWORKS)
@@ -336,6 +369,29 @@ class Experiments:
                 arguments = [*settings, *arguments, *self._members(task, "0", prefix)]
             for seed in seeds:
                 jobs.append(self._student(task, f"{prefix}{arm}-{seed}", trainer, "0", seed, arguments, needs))
+        return jobs
+
+    def _inheriting(
+        self,
+        task: Task,
+        prefix: str,
+        network: str,
+        arms: Sequence[str],
+        seeds: Sequence[int] = SEEDS,
+        epochs: int | None = None,
+        settings: Sequence[str] = (),
+    ) -> list[Job]:
+        """Students of three teachers that start at random or inherit, and learn from labels or teachers."""
+        members = self._members(task, "0")
+        trained = [f"{task.dataset}-Half{seed}-0" for seed in TEACHER_SEEDS]
+        jobs = []
+        for seed in seeds:
+            for arm in arms:
+                trainer, more = INHERITANCE[arm]
+                needs = [f"{task.dataset}-Half-softlabels"] if trainer == STORED else trained
+                arguments = [*([f"schedule.num_epochs={epochs}"] if epochs else []), *more, *settings]
+                arguments += ["--student", network, *members]
+                jobs.append(self._student(task, f"{prefix}-{arm}-{seed}", trainer, "0", seed, arguments, needs))
         return jobs
 
     def _export(self, task: Task, name: str, members: Sequence[str], needs: Sequence[str]) -> Job:
@@ -433,6 +489,7 @@ class Experiments:
         predict = ["nnUNetv2_predict", "-i", str(raw / "imagesTs"), "-o", output, "-d", str(task.dataset)]
         predict += ["-c", task.configuration, "-f", fold, "-tr", trainer, "-p", name, "-device", "cpu"]
         predict += ["-npp", "0", "-nps", "0", "--save_probabilities" if mirrored else "--disable_tta"]
+        predict += ["-step_size", str(task.step_size)]
         return [predict, ["nnUNetv2_kd", "evaluate", "-i", output, "-r", str(raw / "labelsTs"), "-np", "1"]]
 
     def _name(self, task: Task) -> str:

@@ -4,6 +4,7 @@ from nnunet_kd.losses.affinity import intra_class_loss, pairwise_loss, region_af
 from nnunet_kd.losses.distillation import (
     DistillationLoss,
     active_terms,
+    common_scale,
     resize_soft_labels,
     unpack_soft_labels,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "active_terms",
     "attention_transfer_loss",
     "channel_wise_loss",
+    "common_scale",
     "dice_loss",
     "focal_loss",
     "hint_loss",

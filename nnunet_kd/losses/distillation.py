@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nnunet_kd.config import Distillation
+from nnunet_kd.config import Distillation, HardLoss
 from nnunet_kd.losses.ramps import ramped_weight
 from nnunet_kd.losses.soft_labels import (
     KLDivergence,
@@ -46,20 +46,45 @@ def unpack_soft_labels(channels: Tensor, sigmoid: bool) -> tuple[Tensor, Tensor]
     return torch.cat(((inside - foreground).clamp_min(0), values), 1) * (valid / whole), valid
 
 
-def resize_soft_labels(soft_labels: Tensor, valid: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Averages soft labels down to the grid of a lower-resolution output, over valid voxels only.
+def resize_soft_labels(
+    soft_labels: Tensor, valid: Tensor, shape: Sequence[int], how: str = "mean"
+) -> tuple[Tensor, Tensor]:
+    """Brings soft labels to the grid of a lower-resolution output.
 
     Args:
         soft_labels: (B, C, *spatial), 0 where invalid.
         valid: (B, 1, *spatial), bool.
         shape: spatial shape of the output.
+        how: ``mean`` over the valid ones of the voxels that one covers, valid where at least half of them are;
+            ``nearest``: the voxel at its centre, rounded up, as nnU-Net downsamples the reference.
 
     Returns:
-        (B, C, *shape) and (B, 1, *shape); a voxel is valid where at least half of what it covers is.
+        (B, C, *shape) and (B, 1, *shape).
     """
     if tuple(soft_labels.shape[2:]) == tuple(shape):
         return soft_labels, valid
-    return _split(_average(_join(soft_labels, valid), shape))
+    return _split(_resize(_join(soft_labels, valid), shape, how))
+
+
+def _resize(joined: Tensor, shape: Sequence[int], how: str) -> Tensor:
+    if how == "nearest":
+        return F.interpolate(joined, tuple(shape), mode="nearest-exact")
+    return _average(joined, shape)
+
+
+def common_scale(config: Distillation, hard: HardLoss, progress: float) -> float:
+    r"""Factor of hard-label loss and soft-label terms that keeps the sum of all weights that of the hard loss alone.
+
+    .. math:: s = \frac{h}{w h + \sum_i w_i(t)}
+
+    with the weights h of the parts of the hard-label loss, its own weight w and those of the terms at progress t. So a
+    student differs from its undistilled twin in what it aims at, not in the size of its steps (optimizers such as SGD
+    follow the size; Adam divides it out). 1 where ``config.normalized`` is off, or no weight is left.
+    """
+    parts = hard.dice_weight * (hard.name != "ce") + hard.other_weight * (hard.name != "dice")
+    total = hard.weight * parts
+    total += sum(ramped_weight(getattr(config, name), progress) for name in active_terms(config))
+    return parts / total if config.normalized and parts * total > 0 else 1.0
 
 
 def _join(soft_labels: Tensor, valid: Tensor) -> Tensor:
@@ -137,14 +162,16 @@ class DistillationLoss(nn.Module):
         if not self.terms:
             return {}
         targets = unpack_soft_labels(channels, self.sigmoid)
-        averaged = _join(*targets)
+        whole = joined = _join(*targets)
         sums: dict[str, Tensor] = {}
         for logits, weight in zip(outputs, self.output_weights, strict=True):
             if weight == 0:
                 continue
-            if logits.shape[2:] != averaged.shape[2:]:
-                averaged = _average(averaged, logits.shape[2:])  # of the output before, already smaller
-                targets = _split(averaged)
+            if logits.shape[2:] != joined.shape[2:]:
+                # a mean of the output before, already smaller; the nearest voxel is one of the whole patch
+                source = joined if self.config.downsampling == "mean" else whole
+                joined = _resize(source, logits.shape[2:], self.config.downsampling)
+                targets = _split(joined)
             weights = None
             if unlabeled and voxel_weight != "none":
                 weights = self._voxel_weights(targets[0], unlabeled, voxel_weight)

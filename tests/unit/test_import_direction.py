@@ -22,6 +22,7 @@ LAYERS = {
     "feature_taps": 4,
     "online_teachers": 4,
     "curves": 4,
+    "averaging": 4,
     "random_state": 4,
     "peers": 4,
     "softlabels": 4,
