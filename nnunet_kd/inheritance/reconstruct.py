@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from nnunet_kd.inheritance.channels import ChannelStatistics, choose_channels, taylor_importance
@@ -15,6 +16,7 @@ from nnunet_kd.inheritance.pairs import Layer, Pairing, Segment, pair_layers
 from nnunet_kd.inheritance.regression import (
     NormalEquations,
     at,
+    fit_scores,
     output_shape,
     sample_places,
     solve_with_held_out,
@@ -25,6 +27,7 @@ from nnunet_kd.inheritance.regression import (
 HELD_OUT = 4  # every fourth batch chooses the ridge
 PLACES_OF_CHANNELS = 2000  # of each batch, for the covariance of channels
 VOXELS_OF_BACKWARD_PASS = 2**18
+FOCUS = 10  # how much rather places near foreground are sampled
 PLACES = 40_000  # of all batches, for each layer
 PLACES_PER_INPUT = 4
 
@@ -42,6 +45,7 @@ def reconstruct(
     teacher: Any,
     batches: Sequence[Batch],
     loss: Callable[[Tensor, Tensor], Tensor],
+    sigmoid: bool = False,
     seed: int = 0,
     progress: bool = True,
 ) -> None:
@@ -52,6 +56,7 @@ def reconstruct(
         teacher: a U-Net of the same class that is nowhere narrower or shallower.
         batches: what both networks see; labels decide which channels matter, nothing else.
         loss: of logits and reference, for the importance of channels.
+        sigmoid: the networks' outputs are independent regions instead of classes.
         seed: of the places that are sampled.
         progress: show a bar.
 
@@ -66,7 +71,7 @@ def reconstruct(
         with torch.no_grad():
             places = _places(pairing, student, batches, generator)
             targets = _targets(pairing, teacher, batches, places, bar)
-            _solve(pairing, [b.images for b in batches], places, targets, bar)
+            _solve(pairing, [b.images for b in batches], places, targets, sigmoid, bar)
 
 
 @contextmanager
@@ -106,7 +111,7 @@ def _choose(
 
     def watch(module: nn.Module, _: Any, output: Tensor) -> None:
         activation = output.detach()
-        places = sample_places((len(output), *output.shape[2:]), PLACES_OF_CHANNELS, generator)
+        places = sample_places(torch.ones(len(output), *output.shape[2:]), PLACES_OF_CHANNELS, generator)
 
         def add(gradient: Tensor) -> None:
             sources[module].add(taylor_importance(activation, gradient), at(activation, places))
@@ -159,8 +164,19 @@ def _places(
     for layer in pairing.layers:
         wanted = max(PLACES, PLACES_PER_INPUT * layer.conv.weight[0].numel())
         each = -(-wanted // len(batches))
-        result[layer] = [sample_places(shapes[layer.conv], each, generator) for _ in batches]
+        weights = (_near_foreground(b.reference, shapes[layer.conv][1:]) for b in batches)
+        result[layer] = [sample_places(w, each, generator) for w in weights]
     return result
+
+
+def _near_foreground(reference: Tensor, shape: Sequence[int]) -> Tensor:
+    """Weights (B, *shape) of places: FOCUS in and around the foreground, 1 elsewhere."""
+    foreground = reference if reference.shape[1] == 1 else reference[:, 1:]
+    two = len(shape) == 2
+    grid = F.adaptive_max_pool2d if two else F.adaptive_max_pool3d
+    spread = F.max_pool2d if two else F.max_pool3d
+    near = spread(grid(foreground.amax(1, keepdim=True), tuple(shape)), 3, 1, 1)[:, 0]
+    return (1 + (FOCUS - 1) * near).cpu()
 
 
 def _targets(
@@ -196,6 +212,7 @@ def _solve(
     images: Sequence[Tensor],
     places: dict[Layer, list[Tensor]],
     targets: dict[Layer, list[Tensor]],
+    sigmoid: bool,
     bar: tqdm,
 ) -> None:
     """Solves layer by layer, each on what the student's layers before it give already."""
@@ -204,7 +221,7 @@ def _solve(
     for n, segment in enumerate(pairing.segments):
         inputs = [[outputs[i][b] for i in segment.inputs] for b in range(len(images))]
         for layer in segment.layers:
-            _solve_layer(layer, segment, inputs, places[layer], targets.pop(layer))
+            _solve_layer(layer, segment, inputs, places[layer], targets.pop(layer), sigmoid)
             bar.update()
         if n in last_use:
             outputs[n] = [segment.run(*x) for x in inputs]
@@ -222,6 +239,7 @@ def _solve_layer(
     inputs: Sequence[Sequence[Tensor]],
     places: Sequence[Tensor],
     targets: Sequence[Tensor],
+    sigmoid: bool,
 ) -> None:
     conv: Any = layer.conv
     intercept = conv.bias is not None or layer.norm is not None
@@ -238,7 +256,7 @@ def _solve_layer(
     handles = [conv.register_forward_pre_hook(stop)]
     if layer.block is not None:
         handles.append(layer.block.register_forward_pre_hook(note_block))
-    rows = []
+    rows, seen_by_scores = [], []
     with _hooks(handles):
         for b, x in enumerate(inputs):
             with suppress(_Reached):
@@ -252,9 +270,13 @@ def _solve_layer(
                 device = torch.device("cpu") if y.device.type == "mps" else y.device  # which knows no float64
                 equations = [NormalEquations.zeros(columns.shape[1], y.shape[1], intercept, device) for _ in range(2)]
             equations[b % HELD_OUT == HELD_OUT - 1].add(columns, y)
+            if layer.space is None:
+                seen_by_scores.append(columns)
             if layer.norm is not None and layer.teacher_norm is None:
                 rows.append((feature, y))
     weights, _ = solve_with_held_out(*equations)
+    if layer.space is None:
+        weights = fit_scores(torch.cat(seen_by_scores), torch.cat(list(targets)), weights, sigmoid)
     _assign(layer, weights)
     if rows:
         _fit_norm(layer, rows, places)

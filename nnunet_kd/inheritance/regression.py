@@ -11,7 +11,6 @@ feature map by least squares). *Deviation*: a ridge, scaled to the diagonal; lay
 """
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,14 +97,54 @@ def solve_with_held_out(fit: NormalEquations, held_out: NormalEquations) -> tupl
     return (fit + held_out).solve(best), best
 
 
-def sample_places(shape: Sequence[int], number: int, generator: torch.Generator) -> Tensor:
-    """Up to ``number`` different places of a batch (B, \\*spatial), as flat indices in ascending order."""
-    total = 1
-    for size in shape:
-        total *= size
-    if total <= number:
-        return torch.arange(total)
-    return torch.randperm(total, generator=generator)[:number].sort().values
+def fit_scores(x: Tensor, logits: Tensor, start: Tensor, sigmoid: bool) -> Tensor:
+    """Weights (D + 1, O) of a segmentation layer whose probabilities are nearest to the teacher's.
+
+    Equal logits would be too much to ask: far from any border their size says nothing. The cross-entropy with the
+    teacher's probabilities is convex in the weights; L-BFGS minimises it, from the solution for the logits.
+
+    Args:
+        x: features (N, D).
+        logits: of the teacher (N, O).
+        start: weights (D + 1, O), constants last.
+        sigmoid: independent regions instead of classes.
+    """
+    weights = start.to(x).requires_grad_()
+    optimizer = torch.optim.LBFGS([weights], max_iter=100, line_search_fn="strong_wolfe")
+    target = logits.sigmoid() if sigmoid else logits.softmax(1)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        mine = x @ weights[:-1] + weights[-1]
+        if sigmoid:
+            loss = F.binary_cross_entropy_with_logits(mine, target)
+        else:
+            loss = F.cross_entropy(mine, target)
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)
+    return weights.detach()
+
+
+def sample_places(weights: Tensor, number: int, generator: torch.Generator) -> Tensor:
+    """Up to ``number`` different places of a batch, drawn by their weights.
+
+    Args:
+        weights: (B, *spatial), positive, on the CPU.
+        number: of places.
+        generator: of the random numbers.
+
+    Returns:
+        Flat indices of ``weights``, ascending.
+
+    Source: Efraimidis and Spirakis 2006, weighted sampling without replacement by the largest u^(1 / w).
+    """
+    if weights.numel() <= number:
+        return torch.arange(weights.numel())
+    keys = torch.rand(weights.numel(), generator=generator).log() / weights.flatten()
+    return keys.topk(number).indices.sort().values
 
 
 def _coordinates(places: Tensor, like: Tensor, shape: tuple[int, ...]) -> tuple[Any, ...]:

@@ -124,7 +124,7 @@ def inherit(
         network.load_state_dict(theirs)
         return "The student has the same architecture and is a copy."
     pair_layers(network, teacher)  # says so before anything is drawn
-    reconstruct(network, teacher, draw(training, seed), _importance_loss(labels), seed, progress)
+    reconstruct(network, teacher, draw(training, seed), _importance_loss(labels), labels.has_regions, seed, progress)
     measured = draw(validation, seed + 1)
     scores = (format_dice(patch_dice(n, measured, labels.has_regions)) for n in (teacher, network))
     return "Dice on {} patches: teacher {}, untrained student {}".format(sum(len(b.images) for b in measured), *scores)
