@@ -99,6 +99,10 @@ INHERITANCE: dict[str, tuple[str, list[str]]] = {
     "untrained": (TEACHER, [INHERIT, "schedule.iterations_per_epoch=1", "optimizer.initial_lr=1e-12"]),
     "inherited": (TEACHER, [INHERIT]),
     "distilled": (STORED, [INHERIT]),
+    "soft": (STORED, [INHERIT, "hard_loss.weight=0"]),
+    "low-rate": (STORED, [INHERIT, "optimizer.initial_lr=0.0003"]),
+    "ema": (STORED, [INHERIT, "student.ema=0.99"]),
+    "unlabeled": (STORED, [INHERIT, "unlabeled.fraction=0.5"]),
     "memory": (MULTI, [INHERIT, "features.importance.weight=0", "features.region_affinity.weight=0"]),
 }
 FEW_LABELS: dict[str, tuple[str, list[str]]] = {
@@ -302,9 +306,31 @@ class Experiments:
             ACDC, "Tenth", DEEP_TENTH, ["random", "random-distilled", "inherited", "distilled"]
         )
 
+    def acdc_tenth_choices(self) -> list[Job]:
+        """What the distilled one does with other settings; one seed."""
+        return self._inheriting(ACDC, "Tenth", DEEP_TENTH, ["soft", "low-rate", "ema", "memory"], SEEDS[:1])
+
     def acdc_tenth_long(self) -> list[Job]:
         """The pair that decides, with three times the schedule and three seeds."""
         return self._inheriting(ACDC, "Tenth-long", DEEP_TENTH, ["random", "distilled"], (1, 2, 3), 36)
+
+    def acdc_quarter(self) -> list[Job]:
+        """A student of a quarter of a teacher's parameters, with three times the schedule."""
+        return self._inheriting(ACDC, "Quarter-long", "width=0.25", ["random", "distilled"], SEEDS, 36)
+
+    def acdc_same(self) -> list[Job]:
+        """A student with the architecture of its teachers, which starts as the best of them."""
+        return self._inheriting(ACDC, "Same", "width=0.5", ["inherited", "distilled"], SEEDS)
+
+    def acdc_few(self) -> list[Job]:
+        """Seven labeled patients; unlabeled ones in half of every batch."""
+        arms = ["random", "inherited", "distilled", "unlabeled"]
+        jobs = self._inheriting(ACDC_FEW, "Tenth", DEEP_TENTH, ["untrained"], SEEDS[:1], 1)
+        return jobs + self._inheriting(ACDC_FEW, "Tenth", DEEP_TENTH, arms)
+
+    def acdc_few_long(self) -> list[Job]:
+        """The same with three times the schedule."""
+        return self._inheriting(ACDC_FEW, "Tenth-long", DEEP_TENTH, ["random", "distilled", "unlabeled"], SEEDS, 24)
 
     def networks_hippocampus(self) -> list[Job]:
         """Students of other architectures, soft labels of one teacher."""
