@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -35,10 +36,12 @@ class AveragedWeights:
 
     def swap(self) -> None:
         """Exchanges the network's weights with the average."""
-        for mine, theirs in zip(*(n.state_dict().values() for n in (self.network, self._average.module)), strict=True):
-            before = mine.clone()
-            mine.copy_(theirs)
-            theirs.copy_(before)
+        tensors = ((*n.parameters(), *n.buffers()) for n in (self.network, self._average.module))  # each of them once
+        with torch.no_grad():
+            for mine, theirs in zip(*tensors, strict=True):
+                before = mine.clone()
+                mine.copy_(theirs)
+                theirs.copy_(before)
 
     @contextmanager
     def in_network(self) -> Iterator[None]:

@@ -250,6 +250,11 @@ class Student:
     inherit_from: str | None = value(
         None, "MODELFOLDER:FOLD to inherit from, one of the teachers or any other; null: the best of the teachers"
     )
+    twin_start: Literal["random", "same"] = value(
+        "random",
+        "initial weights of the undistilled twin, which nnUNetTrainerKDTeacher trains with these plans; same: as start "
+        "says, so that inheritance and distillation can be told apart",
+    )
     ema: float = number(
         0.0,
         "decay for each step of a moving average of the weights, which is validated, saved and deployed; 0: none",

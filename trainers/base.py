@@ -34,7 +34,7 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
     """nnU-Net's trainer with schedule, optimizer, seed, precision and hard-label loss from the plans."""
 
     kd: KDConfig
-    starts_from_teacher = True
+    starts_from_teacher = False
     average: AveragedWeights | None = None
     _initial_weights: tuple[float, ...] = ()
     _resumed_average: dict[str, Any] | None = None
@@ -91,7 +91,8 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
         """Gives the student its initial weights, then starts as nnU-Net does."""
         if not self.was_initialized:
             self.initialize()
-        if self.is_student and self.starts_from_teacher and self.current_epoch == 0:
+        twin_inherits = self.is_student and self.kd.student.twin_start == "same"
+        if (self.starts_from_teacher or twin_inherits) and self.current_epoch == 0:
             with exit_on_user_error():
                 self.start_student()
         if self.kd.student.ema > 0:

@@ -43,7 +43,7 @@ class nnUNetTrainerKDCrossTeaching(nnUNetTrainerKDUnlabeled):
     """
 
     network: Any
-    starts_from_teacher = False  # its teachers are trained beside it
+    starts_from_teacher = False  # they are trained beside it
     peers: tuple[Peer, ...] = ()
     cross_teaching_loss: CrossTeachingLoss
     _peer_outputs: tuple[Any, ...] = ()

@@ -24,6 +24,7 @@ class nnUNetTrainerKDStudent(nnUNetTrainerKDBase):
 
     kd_loss: DistillationLoss
     is_student = True
+    starts_from_teacher = True
 
     def initialize(self) -> None:
         """Builds the distillation loss and registers its curves."""

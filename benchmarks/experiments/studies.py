@@ -93,11 +93,12 @@ TENTH = "width=0.21,blocks=0.5,decoder=1"  # of the parameters of a teacher of h
 TEACHER_SEEDS = (1, 2, 3)
 DEEP_TENTH = "width=0.15"  # as deep as a teacher of half the width, a tenth of its parameters
 INHERIT = "student.start=inherit"
+TWIN_TOO = "student.twin_start=same"
 INHERITANCE: dict[str, tuple[str, list[str]]] = {
     "random": (TEACHER, []),
     "random-distilled": (STORED, []),
-    "untrained": (TEACHER, [INHERIT, "schedule.iterations_per_epoch=1", "optimizer.initial_lr=1e-12"]),
-    "inherited": (TEACHER, [INHERIT]),
+    "untrained": (TEACHER, [INHERIT, TWIN_TOO, "schedule.iterations_per_epoch=1", "optimizer.initial_lr=1e-12"]),
+    "inherited": (TEACHER, [INHERIT, TWIN_TOO]),
     "distilled": (STORED, [INHERIT]),
     "soft": (STORED, [INHERIT, "hard_loss.weight=0"]),
     "low-rate": (STORED, [INHERIT, "optimizer.initial_lr=0.0003"]),

@@ -239,6 +239,8 @@ def test_a_student_whose_teachers_saw_its_validation_cases_is_named_and_its_twin
     assert "teachers of student trained on all 2 evaluated cases" in found.sentences(2)[0]
     twin = model_folders("nnUNetTrainerKDTeacher", (0,), kd_block())
     assert find_exposure("twin", [twin], ["c", "d"]).sentences(2) == []
+    heir = model_folders("nnUNetTrainerKDTeacher", (0,), kd_block() | {"student": {"twin_start": "same"}})
+    assert find_exposure("heir", [heir], ["c", "d"]).taught_by == ("c", "d")
     # teachers of the same fold have not seen them
     student = model_folders("nnUNetTrainerKDEnsemble", (0,), kd_block(membership="same_fold"))
     assert find_exposure("student", [student], ["c", "d"]).sentences(2) == []

@@ -13,9 +13,9 @@ from nnunet_kd.evaluation.table import case_name
 from nnunet_kd.files import load_json_file
 from nnunet_kd.teachers import TeacherModel, find_teachers
 
-# The undistilled twin shares the student's plans, but has no teachers; cross teaching's are trained beside the student,
-# on the same cases.
-_WITHOUT_TEACHERS = ("nnUNetTrainerKDTeacher", "nnUNetTrainerKDCrossTeaching")
+# Cross teaching's teachers are trained beside the student, on the same cases.
+_WITHOUT_TEACHERS = "nnUNetTrainerKDCrossTeaching"
+_TWIN = "nnUNetTrainerKDTeacher"
 
 
 @dataclass(frozen=True)
@@ -126,10 +126,13 @@ def _from_validations(folder: Path, fold: int | str) -> set[str] | None:
 def _teachers(model: TeacherModel) -> list[TeacherModel]:
     """The teachers of a model, as its own plans name them; none when it was not distilled."""
     trainer, _, configuration = model.folder.name.split("__")
-    if not trainer.startswith("nnUNetTrainerKD") or trainer in _WITHOUT_TEACHERS:
+    if not trainer.startswith("nnUNetTrainerKD") or trainer == _WITHOUT_TEACHERS:
         return []
     plans = model.plans_manager.plans
     kd = KDConfig.from_plans(plans)
+    # The undistilled twin shares the student's plans, but has no teachers unless it inherits from one.
+    if trainer == _TWIN and (kd.student.twin_start == "random" or kd.student.start == "random"):
+        return []
     if kd.ensemble.from_folder is not None:
         raise UserError(f"its soft labels are probability maps from {kd.ensemble.from_folder}")
     default = f"{kd.default_teacher}__{kd.base_plans or plans.get('plans_name')}__{configuration}"
