@@ -132,7 +132,7 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
         scores = inherit(
             self.bare_network, member, ensemble.student, training, validation, self.device, self.kd.schedule.seed or 0
         )
-        self.print_to_log_file(f"Inheriting from {member}. {scores}")
+        self.print_to_log_file(f"Inheriting from {member}. {scores or 'Same architecture: the student is a copy.'}")
 
     def _fingerprint(self) -> tuple[float, ...]:
         return tuple(float(p.detach().double().sum()) for p in self.network.parameters())

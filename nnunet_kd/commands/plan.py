@@ -1,6 +1,7 @@
 """``nnUNetv2_kd plan``."""
 
 import argparse
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -56,6 +57,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--params", metavar="N", help="budget of parameters, as 500k or 1.5M; the same as params= in --student")
     add("--latency-budget", type=float, metavar="MS", help="milliseconds for one patch: width and depth are searched")
+    add(
+        "--rank",
+        default="params",
+        choices=("params", "dice"),
+        help="with --params or --latency-budget: of the candidates that keep the budget the one with most parameters, "
+        "or the one whose untrained reconstruction of the best teacher has the highest Dice (seconds for each)",
+    )
+    add(
+        "--inherit-from",
+        metavar="MODELFOLDER:FOLD",
+        help="teacher whose reconstruction the student starts as; default: the one with the best validation",
+    )
     add("-device", default="cpu", choices=("cpu", "cuda", "mps"), help="device for --latency-budget; default: cpu")
     add("--weights", metavar="FILE", help="local file of weights to start from (tensors only); nothing is downloaded")
     add("--role", choices=("teacher", "student"), help="which trainers the plans are for; default: student")
@@ -85,12 +98,15 @@ def run(args: argparse.Namespace) -> None:
     from nnunet_kd.environment import dataset_paths
     from nnunet_kd.errors import UserError
     from nnunet_kd.files import load_json_file, write_json
+    from nnunet_kd.inheritance.start import named_member
     from nnunet_kd.planning import plans as planning
-    from nnunet_kd.planning import recipes
+    from nnunet_kd.planning import ranking, recipes
     from nnunet_kd.planning.patch import check_patch
     from nnunet_kd.planning.student import parse_arguments
     from nnunet_kd.planning.weights import initial_weights
 
+    if args.rank == "dice" and args.params is None and args.latency_budget is None:
+        raise UserError("--rank dice: compares students that keep a budget; give --params or --latency-budget.")
     if args.batch_size is not None and args.batch_size < 1:
         raise UserError(f"--batch_size {args.batch_size}: expected at least 1.")
     if args.tr and (args.teachers or args.role == "teacher"):
@@ -107,7 +123,11 @@ def run(args: argparse.Namespace) -> None:
     recipe = recipes.load_recipe(args.recipe) if args.recipe else None
     teachers = [recipes.parse_teacher(t, results) for t in args.teachers]
     student = join_params(args.student, args.params)
-    config = recipes.make_kd_block(recipe, args.role, args.p, student, teachers, args.set, args.tr)
+    settings = list(args.set)
+    if args.inherit_from:
+        named_member(args.inherit_from, results)  # is it there?
+        settings.append(f"student.inherit_from={json.dumps(args.inherit_from)}")
+    config = recipes.make_kd_block(recipe, args.role, args.p, student, teachers, settings, args.tr)
     arguments = parse_arguments(args.student_arg)
 
     def compose(name: str, config: "KDConfig") -> dict[str, Any]:
@@ -115,9 +135,14 @@ def run(args: argparse.Namespace) -> None:
             base, name, chosen, config, dataset_json, args.batch_size, args.patch_size, arguments
         )
 
-    candidates = None
-    if args.latency_budget is not None:
-        config, candidates = search_latency(args.latency_budget, args.device, chosen, config, dataset_json, compose)
+    def dice(spec: "StudentSpec") -> float:
+        candidate = with_student(config, spec)
+        plans = compose("candidate", candidate)
+        return ranking.untrained_dice(plans, chosen[0], dataset_json, candidate, preprocessed, results)
+
+    tables_of_candidates: list[str] = []
+    if args.latency_budget is not None or args.rank == "dice":
+        config, tables_of_candidates = choose_student(args, chosen, config, dataset_json, compose, dice)
     name = planning.check_plans_name(args.o or planning.default_plans_name(args.p, config))
     file = preprocessed / f"{name}.json"
     if not args.list_taps:
@@ -136,8 +161,8 @@ def run(args: argparse.Namespace) -> None:
     write_json(file, plans)
     weight_files = {c: w.write(preprocessed, name) for c, w in weights.items()}
 
-    if candidates:
-        print(candidates)
+    for table in tables_of_candidates:
+        print(table)
     print(f"Wrote {file}")
     for c, w in weights.items():
         print(f"Wrote {weight_files[c]}: {w.loaded} of {w.total} tensors are from {args.weights}")
@@ -159,35 +184,50 @@ def join_params(student: str | None, params: str | None) -> str | None:
     return f"params={params}" if student in (None, "same") else f"{student},params={params}"
 
 
-def search_latency(
-    budget_ms: float,
-    device_name: str,
+def with_student(config: "KDConfig", spec: "StudentSpec") -> "KDConfig":
+    """The ``"kd"`` block for another student."""
+    from nnunet_kd.planning.student import format_student
+
+    return replace(config, student=replace(config.student, architecture=format_student(spec)))
+
+
+def choose_student(
+    args: argparse.Namespace,
     chosen: Sequence[str],
     config: "KDConfig",
     dataset_json: dict[str, Any],
     compose: Callable[[str, "KDConfig"], dict[str, Any]],
-) -> "tuple[KDConfig, str]":
-    """The ``"kd"`` block with the student that keeps the budget, and the table of candidates."""
+    dice: "Callable[[StudentSpec], float]",
+) -> "tuple[KDConfig, list[str]]":
+    """The ``"kd"`` block with the student that keeps the budget, and tables of the candidates."""
     from nnunet_kd.environment import torch_device
     from nnunet_kd.errors import UserError
-    from nnunet_kd.planning import latency
-    from nnunet_kd.planning.student import format_student, parse_student
+    from nnunet_kd.planning import latency, ranking
+    from nnunet_kd.planning.student import parse_student
 
-    if budget_ms <= 0:
+    budget_ms = args.latency_budget
+    flag = "--rank dice" if budget_ms is None else "--latency-budget"
+    if budget_ms is not None and budget_ms <= 0:
         raise UserError(f"--latency-budget {budget_ms:g}: expected milliseconds, greater than 0.")
     if len(chosen) != 1:
-        raise UserError("--latency-budget: is for one configuration; name it with -c.")
-    device = torch_device(device_name)
+        raise UserError(f"{flag}: is for one configuration; name it with -c.")
+    spec = parse_student(config.student.architecture)
+    candidates = ranking.shapes(spec) if args.rank == "dice" else [spec]
+    tables = []
+    if budget_ms is not None:
+        device = torch_device(args.device)
 
-    def with_student(spec: "StudentSpec") -> "KDConfig":
-        student = replace(config.student, architecture=format_student(spec))
-        return replace(config, student=student)
+        def run(spec: "StudentSpec") -> "latency.Timed":
+            plans = compose("candidate", with_student(config, spec))
+            return latency.time_patch(plans, chosen[0], dataset_json, device)
 
-    def run(spec: "StudentSpec") -> "latency.Timed":
-        return latency.time_patch(compose("candidate", with_student(spec)), chosen[0], dataset_json, device)
-
-    spec, timed = latency.search(parse_student(config.student.architecture), budget_ms, run, f"-c {chosen[0]}")
-    return with_student(spec), latency.format_timed(timed, spec, device)
+        candidates, timed = latency.search(spec, budget_ms, run, f"-c {chosen[0]}", candidates)
+        tables.append(latency.format_timed(timed, candidates[0], device))
+    if args.rank == "dice":
+        ranked = ranking.rank(candidates, dice)
+        candidates = [r.spec for r in ranked]
+        tables.append(ranking.format_ranked(ranked))
+    return with_student(config, candidates[0]), tables
 
 
 def compare(

@@ -33,6 +33,19 @@ class Member:
         return f"{self.model.folder.name} fold {self.fold} ({score})"
 
 
+@dataclass(frozen=True)
+class Scores:
+    """Dice of each foreground class or region over all measured patches together, before any training."""
+
+    patches: int
+    teacher: Tensor
+    student: Tensor
+
+    def __str__(self) -> str:
+        teacher, student = (format_dice(d) for d in (self.teacher, self.student))
+        return f"Dice on {self.patches} patches: teacher {teacher}, untrained student {student}"
+
+
 def best_member(models: Sequence[TeacherModel]) -> Member:
     """The network with the highest mean validation Dice (Noothout et al. 2022, Section 2.2); unvalidated ones last.
 
@@ -89,7 +102,7 @@ def inherit(
     device: torch.device,
     seed: int = 0,
     progress: bool = True,
-) -> str:
+) -> Scores | None:
     """Makes the student a reconstruction of a teacher (a copy where they are alike), and measures both.
 
     Args:
@@ -103,7 +116,7 @@ def inherit(
         progress: show a bar.
 
     Returns:
-        A line for the log: Dice of teacher and untrained student on patches of the validation cases.
+        Dice of teacher and untrained student on patches of the validation cases; None for a copy.
 
     Raises:
         UserError: when the teacher reads other images or labels.
@@ -122,12 +135,12 @@ def inherit(
     mine, theirs = network.state_dict(), teacher.state_dict()
     if {k: v.shape for k, v in mine.items()} == {k: v.shape for k, v in theirs.items()}:
         network.load_state_dict(theirs)
-        return "The student has the same architecture and is a copy."
+        return None
     pair_layers(network, teacher)  # says so before anything is drawn
     reconstruct(network, teacher, draw(training, seed), _importance_loss(labels), labels.has_regions, seed, progress)
     measured = draw(validation, seed + 1)
-    scores = (format_dice(patch_dice(n, measured, labels.has_regions)) for n in (teacher, network))
-    return "Dice on {} patches: teacher {}, untrained student {}".format(sum(len(b.images) for b in measured), *scores)
+    patches = sum(len(b.images) for b in measured)
+    return Scores(patches, *(patch_dice(n, measured, labels.has_regions) for n in (teacher, network)))
 
 
 def _importance_loss(labels: LabelManager) -> Any:

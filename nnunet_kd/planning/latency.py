@@ -1,6 +1,8 @@
 """Students that keep a budget of milliseconds: built and timed on the device that is asked for."""
 
 import dataclasses
+import functools
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -74,9 +76,13 @@ def time_patch(plans: dict[str, Any], configuration: str, dataset_json: dict[str
 
 
 def search(
-    spec: StudentSpec, budget_ms: float, run: Callable[[StudentSpec], Timed], where: str
-) -> tuple[StudentSpec, list[Timed]]:
-    """For every depth the widest candidate within the budget; of these the one with most parameters.
+    spec: StudentSpec,
+    budget_ms: float,
+    run: Callable[[StudentSpec], Timed],
+    where: str,
+    shapes: Sequence[StudentSpec] = (),
+) -> tuple[list[StudentSpec], list[Timed]]:
+    """For every shape and depth the widest candidate within the budget, those with most parameters first.
 
     Latency is taken to rise with the width. Candidates that cannot be built (too few stages) are left out.
 
@@ -85,9 +91,10 @@ def search(
         budget_ms: milliseconds for one patch.
         run: builds and times a candidate.
         where: plans and configuration, for messages.
+        shapes: variants of ``spec`` that are tried; none: ``spec`` itself.
 
     Returns:
-        The chosen specification and all that were timed, in the order of timing.
+        The candidates and all that were timed, in the order of timing.
 
     Raises:
         UserError: when nothing fits, with the fastest that was tried.
@@ -97,25 +104,26 @@ def search(
     if spec.family and FAMILIES[spec.family].network == "ExternalNetwork":
         raise UserError(f"--latency-budget: {spec.family} cannot be made smaller; choose another network.")
     timed: list[Timed] = []
-    best: list[Timed] = []
+    best: dict[tuple[StudentSpec, int], Timed] = {}
 
-    def fits(removed: int, width: float) -> bool:
-        candidate = dataclasses.replace(spec, width=width, removed_stages=removed, max_parameters=None)
+    def fits(shape: StudentSpec, removed: int, width: float) -> bool:
+        candidate = dataclasses.replace(shape, width=width, removed_stages=removed, max_parameters=None)
         result = dataclasses.replace(run(candidate), spec=candidate)
         timed.append(result)
         small = spec.max_parameters is None or result.parameters <= spec.max_parameters
         good = small and result.latency_ms <= budget_ms
-        if good:
-            best.append(result)
+        key = shape, removed
+        if good and (key not in best or result.parameters > best[key].parameters):
+            best[key] = result
         return good
 
-    for removed in range(1 + (0 if spec.family and FAMILIES[spec.family].fixed_stages else MAX_REMOVED_STAGES)):
+    depths = range(1 + (0 if spec.family and FAMILIES[spec.family].fixed_stages else MAX_REMOVED_STAGES))
+    for shape, removed in itertools.product(shapes or [spec], depths):
         try:
-            widest(WIDTHS, lambda width, removed=removed: fits(removed, width))  # type: ignore[misc]
-        except UserError:
+            widest(WIDTHS, functools.partial(fits, shape, removed))
+        except UserError:  # too few stages are left
             if not removed:
                 raise
-            break
     if not best:
         fastest = min(timed, key=lambda t: t.latency_ms)
         raise UserError(
@@ -123,7 +131,7 @@ def search(
             f"{'' if spec.max_parameters is None else f' and {spec.max_parameters} parameters'}; the fastest was "
             f"{format_student(fastest.spec)} with {fastest.latency_ms:.1f} ms and {fastest.parameters} parameters."
         )
-    return max(best, key=lambda t: t.parameters).spec, timed
+    return [t.spec for t in sorted(best.values(), key=lambda t: -t.parameters)], timed
 
 
 def format_timed(timed: Sequence[Timed], chosen: StudentSpec, device: torch.device) -> str:

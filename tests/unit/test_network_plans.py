@@ -200,10 +200,10 @@ def test_latency_search_takes_the_largest_that_is_fast_enough():
         parameters = round(1e6 * spec.width**2) >> 2 * spec.removed_stages
         return latency.Timed(spec, 100 * spec.width / (1 + spec.removed_stages), parameters)
 
-    spec, timed = latency.search(StudentSpec(), 40, run, "here")
+    (spec, *_), timed = latency.search(StudentSpec(), 40, run, "here")
     assert spec == StudentSpec(width=0.375)  # 37.5 ms, 141 k; a stage less: width 0.75, 37.5 ms, 140.6 k
     assert all(t.latency_ms > 40 for t in timed if t.spec.width > 0.75)
-    spec, _ = latency.search(StudentSpec(max_parameters=5000), 40, run, "here")
+    (spec, *_), _ = latency.search(StudentSpec(max_parameters=5000), 40, run, "here")
     assert run(spec).parameters <= 5000
     with pytest.raises(UserError, match="nothing fits into 1 ms"):
         latency.search(StudentSpec(), 1, run, "here")
