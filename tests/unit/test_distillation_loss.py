@@ -1,14 +1,17 @@
 """Soft labels from augmented channels, and the weighted terms over all outputs of a student."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
 
-from nnunet_kd.config import Distillation, KLTerm, SoftCETerm, SoftDiceTerm, Term
+from nnunet_kd.config import Distillation, HardLoss, KLTerm, SoftCETerm, SoftDiceTerm, Term
 from nnunet_kd.losses import (
     DistillationLoss,
     active_terms,
+    common_scale,
     kl_divergence,
     mse_of_probabilities,
     resize_soft_labels,
@@ -228,3 +231,47 @@ def test_compiles_as_one_graph(sigmoid):
     for progress in (0.0, 0.5):
         values, expected = compiled(outputs, raw, progress), loss(outputs, raw, progress)
         assert {k: float(v) for k, v in values.items()} == pytest.approx({k: float(v) for k, v in expected.items()})
+
+
+def test_the_nearest_voxel_is_the_one_that_nnunet_takes_of_the_reference(spatial):
+    shape = tuple(s // 2 for s in spatial)
+    labels = torch.randint(0, 3, (1, *spatial))
+    soft = torch.nn.functional.one_hot(labels, 3).movedim(-1, 1).float()
+    coarse, valid = resize_soft_labels(soft, torch.ones_like(soft[:, :1], dtype=torch.bool), shape, "nearest")
+    theirs = DownsampleSegForDSTransform([[0.5] * len(spatial)])(segmentation=labels.short())["segmentation"][0]
+    assert torch.equal(coarse.argmax(1), theirs.long())
+    assert valid.all()
+
+
+def test_lower_outputs_follow_the_nearest_voxel_of_the_whole_patch():
+    soft = torch.rand(1, 1, 8, 8)
+    config = Distillation(downsampling="nearest", normalized=False)
+    outputs = [torch.zeros(1, 1, 8 // f, 8 // f) for f in (1, 2, 4)]
+    loss = DistillationLoss(config, True, [0.0, 0.0, 1.0])
+    value = loss(outputs, torch.cat((soft, torch.ones_like(soft)), 1), 0.5)["soft_dice"]
+    p, t = torch.full((2, 2), 0.5), soft[0, 0, 2::4, 2::4]
+    assert float(value) == pytest.approx(float(1 - 2 * (p * t).sum() / (p.square() + t.square()).sum()), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("weights", "hard", "progress", "expected"),
+    [
+        ({"soft_ce": 1, "soft_dice": 1}, {}, 0.5, 0.5),
+        ({"soft_ce": 1, "soft_dice": 1}, {"weight": 0}, 0.5, 1.0),
+        ({"soft_ce": 3, "soft_dice": 0}, {"name": "ce"}, 0.5, 0.25),
+        ({"soft_ce": 0, "soft_dice": 0}, {"weight": 0}, 0.5, 1.0),
+        ({"soft_ce": (2, "linear"), "soft_dice": 0}, {}, 0.0, 1.0),
+        ({"soft_ce": (2, "linear"), "soft_dice": 0}, {}, 1.0, 0.5),
+        ({"soft_ce": 1, "soft_dice": 1}, {"name": "dice_lovasz", "dice_weight": 0.2, "other_weight": 0.3}, 0.5, 0.2),
+    ],
+)
+def test_all_weights_together_are_those_of_the_hard_loss_alone(weights, hard, progress, expected):
+    terms = {k: w if isinstance(w, tuple) else (w, "none") for k, w in weights.items()}
+    config = Distillation(
+        soft_ce=SoftCETerm(weight=terms["soft_ce"][0], ramp=terms["soft_ce"][1]),
+        soft_dice=SoftDiceTerm(weight=terms["soft_dice"][0], ramp=terms["soft_dice"][1]),
+    )
+    loss = HardLoss(**hard)
+    scale = common_scale(config, loss, progress)
+    assert scale == pytest.approx(expected)
+    assert common_scale(replace(config, normalized=False), loss, progress) == 1
