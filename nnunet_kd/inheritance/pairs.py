@@ -62,6 +62,16 @@ class Layer:
     target_is_input: bool = False
     block: Any = None
 
+    @property
+    def is_scores(self) -> bool:
+        """Whether it is a segmentation layer."""
+        return self.space is None
+
+    @property
+    def fits_norm(self) -> bool:
+        """Whether the normalisation behind it is fitted instead of copied."""
+        return self.norm is not None and self.teacher_norm is None
+
 
 @dataclass(frozen=True, eq=False)
 class Segment:
@@ -257,6 +267,11 @@ class _Level:
         x = self.stage(torch.cat((self.up(below), skip), 1))
         self.seg(x)
         return x
+
+
+def is_transposed(conv: Any) -> bool:
+    """Whether a convolution is a transposed one."""
+    return isinstance(conv, nn.ConvTranspose2d | nn.ConvTranspose3d)
 
 
 def _norm(block: ConvDropoutNormReLU) -> nn.Module | None:

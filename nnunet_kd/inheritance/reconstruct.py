@@ -1,8 +1,8 @@
 """A student's weights as a closed-form reconstruction of a wider teacher, from patches alone."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,19 +12,11 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from nnunet_kd.inheritance.channels import ChannelStatistics, choose_channels, taylor_importance
-from nnunet_kd.inheritance.pairs import Layer, Pairing, Segment, pair_layers
-from nnunet_kd.inheritance.regression import (
-    NormalEquations,
-    at,
-    fit_scores,
-    output_shape,
-    sample_places,
-    solve_with_held_out,
-    under_kernel,
-    under_transposed,
-)
+from nnunet_kd.inheritance.hooks import hooks
+from nnunet_kd.inheritance.pairs import Layer, Pairing, is_transposed, pair_layers
+from nnunet_kd.inheritance.regression import at, output_shape, sample_places, under_transposed
+from nnunet_kd.inheritance.solve import solve
 
-HELD_OUT = 4  # every fourth batch chooses the ridge
 PLACES_OF_CHANNELS = 2000  # of each batch, for the covariance of channels
 VOXELS_OF_BACKWARD_PASS = 2**18
 FOCUS = 10  # how much rather places near foreground are sampled
@@ -54,7 +46,7 @@ def reconstruct(
     Args:
         student: one of nnU-Net's U-Nets, bare, on the device of the batches; its mode is kept.
         teacher: a U-Net of the same class that is nowhere narrower or shallower.
-        batches: what both networks see; labels decide which channels matter, nothing else.
+        batches: what both networks see; labels decide which channels and which places matter, nothing else.
         loss: of logits and reference, for the importance of channels.
         sigmoid: the networks' outputs are independent regions instead of classes.
         seed: of the places that are sampled.
@@ -71,7 +63,8 @@ def reconstruct(
         with torch.no_grad():
             places = _places(pairing, student, batches, generator)
             targets = _targets(pairing, teacher, batches, places, bar)
-            _solve(pairing, [b.images for b in batches], places, targets, sigmoid, bar)
+            for _ in solve(pairing, [b.images for b in batches], places, targets, sigmoid):
+                bar.update()
 
 
 @contextmanager
@@ -85,16 +78,6 @@ def _ready(network: Any) -> Iterator[None]:
     finally:
         network.train(mode)
         network.decoder.deep_supervision = deep
-
-
-@contextmanager
-def _hooks(handles: Iterable[Any]) -> Iterator[None]:
-    handles = list(handles)
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _choose(
@@ -118,7 +101,7 @@ def _choose(
 
         output.register_hook(add)
 
-    with _hooks(m.register_forward_hook(watch) for m in sources), torch.enable_grad():
+    with hooks(m.register_forward_hook(watch) for m in sources), torch.enable_grad():
         for batch in batches:
             images, reference = _crop(batch, teacher)
             loss(teacher(images.clone().requires_grad_())[0].float(), reference).backward()
@@ -156,9 +139,9 @@ def _places(
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         (x,) = inputs
-        shapes[module] = (len(x), *(x.shape[2:] if _transposed(module) else output_shape(module, x)))
+        shapes[module] = (len(x), *(x.shape[2:] if is_transposed(module) else output_shape(module, x)))
 
-    with _hooks(layer.conv.register_forward_pre_hook(note) for layer in pairing.layers):
+    with hooks(layer.conv.register_forward_pre_hook(note) for layer in pairing.layers):
         student(batches[0].images)
     result: dict[Layer, list[Tensor]] = {}
     for layer in pairing.layers:
@@ -192,7 +175,7 @@ def _targets(
     def record(layer: Layer, tensor: Tensor) -> None:
         tensor = tensor if layer.space is None else tensor[:, layer.space.kept]
         at_batch = places[layer][len(targets[layer])]
-        gather = under_transposed(layer.conv, tensor, at_batch) if _transposed(layer.conv) else at(tensor, at_batch)
+        gather = under_transposed(layer.conv, tensor, at_batch) if is_transposed(layer.conv) else at(tensor, at_batch)
         targets[layer].append(gather)
 
     def hook(layer: Layer) -> Any:
@@ -200,127 +183,8 @@ def _targets(
             return layer.source.register_forward_pre_hook(lambda _, inputs: record(layer, inputs[0]))
         return layer.source.register_forward_hook(lambda _, __, output: record(layer, output))
 
-    with _hooks([hook(layer) for layer in pairing.layers]):
+    with hooks([hook(layer) for layer in pairing.layers]):
         for batch in batches:
             teacher(batch.images)
             bar.update()
     return targets
-
-
-def _solve(
-    pairing: Pairing,
-    images: Sequence[Tensor],
-    places: dict[Layer, list[Tensor]],
-    targets: dict[Layer, list[Tensor]],
-    sigmoid: bool,
-    bar: tqdm,
-) -> None:
-    """Solves layer by layer, each on what the student's layers before it give already."""
-    outputs: dict[int, list[Tensor]] = {-1: list(images)}
-    last_use = {i: n for n, segment in enumerate(pairing.segments) for i in segment.inputs}
-    for n, segment in enumerate(pairing.segments):
-        inputs = [[outputs[i][b] for i in segment.inputs] for b in range(len(images))]
-        for layer in segment.layers:
-            _solve_layer(layer, segment, inputs, places[layer], targets.pop(layer), sigmoid)
-            bar.update()
-        if n in last_use:
-            outputs[n] = [segment.run(*x) for x in inputs]
-        for i in [i for i in outputs if last_use.get(i, n) <= n]:
-            del outputs[i]
-
-
-class _Reached(Exception):  # noqa: N818
-    """Ends a forward pass at the layer that is being solved."""
-
-
-def _solve_layer(
-    layer: Layer,
-    segment: Segment,
-    inputs: Sequence[Sequence[Tensor]],
-    places: Sequence[Tensor],
-    targets: Sequence[Tensor],
-    sigmoid: bool,
-) -> None:
-    conv: Any = layer.conv
-    intercept = conv.bias is not None or layer.norm is not None
-    seen: dict[str, Tensor] = {}
-
-    def stop(_: nn.Module, x: tuple[Tensor, ...]) -> None:
-        seen["input"] = x[0]
-        raise _Reached
-
-    def note_block(_: nn.Module, x: tuple[Tensor, ...]) -> None:
-        seen["block"] = x[0]
-
-    equations: list[NormalEquations] = []
-    handles = [conv.register_forward_pre_hook(stop)]
-    if layer.block is not None:
-        handles.append(layer.block.register_forward_pre_hook(note_block))
-    rows, seen_by_scores = [], []
-    with _hooks(handles):
-        for b, x in enumerate(inputs):
-            with suppress(_Reached):
-                segment.run(*x)
-            feature = seen["input"]
-            y = targets[b]
-            if layer.block is not None:
-                y = y - at(layer.block.skip(seen["block"]), places[b])  # the sum, less what the shortcut adds
-            columns = at(feature, places[b]) if _transposed(conv) else under_kernel(conv, feature, places[b])
-            if not equations:
-                device = torch.device("cpu") if y.device.type == "mps" else y.device  # which knows no float64
-                equations = [NormalEquations.zeros(columns.shape[1], y.shape[1], intercept, device) for _ in range(2)]
-            equations[b % HELD_OUT == HELD_OUT - 1].add(columns, y)
-            if layer.space is None:
-                seen_by_scores.append(columns)
-            if layer.norm is not None and layer.teacher_norm is None:
-                rows.append((feature, y))
-    weights, _ = solve_with_held_out(*equations)
-    if layer.space is None:
-        weights = fit_scores(torch.cat(seen_by_scores), torch.cat(list(targets)), weights, sigmoid)
-    _assign(layer, weights)
-    if rows:
-        _fit_norm(layer, rows, places)
-
-
-def _assign(layer: Layer, weights: Tensor) -> None:
-    """Puts solved weights (D + 1, O) into the student's layer, and the teacher's normalisation behind it."""
-    conv: Any = layer.conv
-    values, constant = weights[:-1], weights[-1]
-    if _transposed(conv):  # (C, O * kernel) -> (C, O, *kernel)
-        conv.weight.copy_(values.reshape(conv.weight.shape))
-        constant = constant.reshape(conv.out_channels, -1).mean(1)
-    else:  # (C * kernel, O) -> (O, C, *kernel)
-        conv.weight.copy_(values.T.reshape(conv.weight.shape))
-    if conv.bias is not None:
-        conv.bias.copy_(constant)
-    if layer.norm is None or layer.teacher_norm is None:
-        return
-    assert layer.space is not None
-    kept = layer.space.kept
-    state = {k: v if v.ndim == 0 else v[kept] for k, v in layer.teacher_norm.state_dict().items()}
-    layer.norm.load_state_dict(state)
-    if conv.bias is None and "running_mean" in state:
-        layer.norm.running_mean.sub_(constant)  # the student's values lack the constant
-
-
-def _fit_norm(layer: Layer, rows: Sequence[tuple[Tensor, Tensor]], places: Sequence[Tensor]) -> None:
-    """Scale and shift with which the student's normalised values are nearest to the target, for each channel."""
-    norm: Any = layer.norm
-    if hasattr(norm, "running_mean") and norm.running_mean is not None:
-        values = torch.cat([layer.conv(x).transpose(0, 1).flatten(1) for x, _ in rows], 1)
-        norm.running_mean.copy_(values.mean(1))
-        norm.running_var.copy_(values.var(1))
-    if norm.weight is None:
-        return
-    norm.weight.fill_(1)
-    norm.bias.zero_()
-    u = torch.cat([at(norm(layer.conv(x)), p) for (x, _), p in zip(rows, places, strict=True)]).double()
-    y = torch.cat([t for _, t in rows]).double()
-    mean_u, mean_y = u.mean(0), y.mean(0)
-    slope = ((u - mean_u) * (y - mean_y)).sum(0) / (u - mean_u).square().sum(0).clamp_min(1e-12)
-    norm.weight.copy_(slope)
-    norm.bias.copy_(mean_y - slope * mean_u)
-
-
-def _transposed(module: Any) -> bool:
-    return isinstance(module, nn.ConvTranspose2d | nn.ConvTranspose3d)
