@@ -31,7 +31,7 @@ class Statement:
 def make_headline(
     numbers: Numbers, costs: Mapping[str, Cost], significance: Significance, device: str | None
 ) -> tuple[Statement, Statement, Statement]:
-    """Loss against the ensemble, gain over the twin, ratio of cost.
+    """Difference from the ensemble, gain over the twin, ratio of cost.
 
     Args:
         numbers: the report's; its first shown metric is the one that is spoken of.
@@ -41,7 +41,7 @@ def make_headline(
     """
     roles = numbers.roles
     return (
-        _accuracy("loss", numbers, roles.ensemble, "ensemble", "loss against the ensemble", significance),
+        _accuracy("loss", numbers, roles.ensemble, "ensemble", "difference from the ensemble", significance),
         _accuracy("gain", numbers, roles.twin, "undistilled twin", "gain over the undistilled twin", significance),
         _cost(numbers, costs, device),
     )
