@@ -96,7 +96,6 @@ INHERIT = "student.start=inherit"
 TWIN_TOO = "student.twin_start=same"
 INHERITANCE: dict[str, tuple[str, list[str]]] = {
     "random": (TEACHER, []),
-    "random-distilled": (STORED, []),
     "untrained": (TEACHER, [INHERIT, TWIN_TOO, "schedule.iterations_per_epoch=1", "optimizer.initial_lr=1e-12"]),
     "inherited": (TEACHER, [INHERIT, TWIN_TOO]),
     "distilled": (STORED, [INHERIT]),
@@ -114,7 +113,7 @@ FEW_LABELS: dict[str, tuple[str, list[str]]] = {
 }
 TERMS = {"PM": "distillation.kl", "IM": "features.importance", "RA": "features.region_affinity"}
 ABLATION = ("PM", "IM", "RA", "PM-IM", "PM-RA", "IM-RA", "all")
-ONE_SCHEDULE = ("random", "random-distilled", "inherited", "distilled")
+ONE_SCHEDULE = ("inherited", "distilled", "soft", "low-rate", "ema", "memory")
 CROSS_TEACHING = {  # Choi's Table 3: which of the two teachers, settings
     "0T": ("", ["cross_teaching.unlabeled.weight=0"]),
     "2T-labeled": ("12", ["cross_teaching.unlabeled.weight=0"]),
@@ -301,19 +300,13 @@ class Experiments:
         return self._teachers(ACDC_FEW, "0")
 
     def acdc_tenth(self) -> list[Job]:
-        """A student of a tenth of a teacher's parameters: random or inherited, distilled or not."""
+        """A student of a tenth of a teacher's parameters that inherits, distilled or not; one seed."""
         jobs = self._inheriting(ACDC, "Tenth", DEEP_TENTH, ["untrained"], SEEDS[:1], 1)
-        return jobs + self._inheriting(
-            ACDC, "Tenth", DEEP_TENTH, ["random", "random-distilled", "inherited", "distilled"]
-        )
-
-    def acdc_tenth_choices(self) -> list[Job]:
-        """What the distilled one does with other settings; one seed."""
-        return self._inheriting(ACDC, "Tenth", DEEP_TENTH, ["soft", "low-rate", "ema", "memory"], SEEDS[:1])
+        return jobs + self._inheriting(ACDC, "Tenth", DEEP_TENTH, ONE_SCHEDULE, SEEDS[:1])
 
     def acdc_tenth_long(self) -> list[Job]:
-        """The pair that decides, with three times the schedule and three seeds."""
-        return self._inheriting(ACDC, "Tenth-long", DEEP_TENTH, ["random", "distilled"], (1, 2, 3), 36)
+        """The pair that decides, with three times the schedule."""
+        return self._inheriting(ACDC, "Tenth-long", DEEP_TENTH, ["random", "distilled"], SEEDS, 36)
 
     def acdc_quarter(self) -> list[Job]:
         """A student of a quarter of a teacher's parameters, with three times the schedule."""
@@ -323,15 +316,11 @@ class Experiments:
         """A student with the architecture of its teachers, which starts as the best of them."""
         return self._inheriting(ACDC, "Same", "width=0.5", ["inherited", "distilled"], SEEDS)
 
-    def acdc_few(self) -> list[Job]:
-        """Seven labeled patients; unlabeled ones in half of every batch."""
-        arms = ["random", "inherited", "distilled", "unlabeled"]
-        jobs = self._inheriting(ACDC_FEW, "Tenth", DEEP_TENTH, ["untrained"], SEEDS[:1], 1)
-        return jobs + self._inheriting(ACDC_FEW, "Tenth", DEEP_TENTH, arms)
-
     def acdc_few_long(self) -> list[Job]:
-        """The same with three times the schedule."""
-        return self._inheriting(ACDC_FEW, "Tenth-long", DEEP_TENTH, ["random", "distilled", "unlabeled"], SEEDS, 24)
+        """Seven labeled patients, unlabeled ones in half of every batch; three times the schedule, one seed."""
+        arms = ["random", "distilled", "unlabeled"]
+        jobs = self._inheriting(ACDC_FEW, "Tenth", DEEP_TENTH, ["untrained"], SEEDS[:1], 1)
+        return jobs + self._inheriting(ACDC_FEW, "Tenth-long", DEEP_TENTH, arms, SEEDS[:1], 24)
 
     def networks_hippocampus(self) -> list[Job]:
         """Students of other architectures, soft labels of one teacher."""
