@@ -61,9 +61,9 @@ def reconstruct(
     generator = torch.Generator().manual_seed(seed)
     steps = 2 * len(batches) + len(pairing.layers)
     with _ready(student), _ready(teacher), tqdm(total=steps, disable=not progress, desc="inherit") as bar:
-        _choose(pairing, teacher, batches, loss, generator, bar)
+        _choose(pairing, teacher, batches, loss, sigmoid, generator, bar)
         with torch.no_grad():
-            places = _places(pairing, student, batches, generator)
+            places = _places(pairing, student, batches, sigmoid, generator)
             targets = _targets(pairing, teacher, batches, places, bar)
             for _ in solve(pairing, [b.images for b in batches], places, targets, sigmoid):
                 bar.update()
@@ -87,6 +87,7 @@ def _choose(
     teacher: Any,
     batches: Sequence[Batch],
     loss: Callable[[Tensor, Tensor], Tensor],
+    sigmoid: bool,
     generator: torch.Generator,
     bar: tqdm,
 ) -> None:
@@ -105,7 +106,7 @@ def _choose(
 
     with hooks(m.register_forward_hook(watch) for m in sources), torch.enable_grad():
         for batch in batches:
-            images, reference = _crop(batch, teacher)
+            images, reference = _crop(batch, teacher, sigmoid)
             loss(teacher(images.clone().requires_grad_())[0].float(), reference).backward()
             bar.update()
     teacher.zero_grad(set_to_none=True)
@@ -113,7 +114,7 @@ def _choose(
         space.kept = choose_channels([sources[m] for m in space.sources], space.student).to(device)
 
 
-def _crop(batch: Batch, network: Any) -> tuple[Tensor, Tensor]:
+def _crop(batch: Batch, network: Any, sigmoid: bool) -> tuple[Tensor, Tensor]:
     """A part of the patches around their foreground, small enough for a backward pass through a wide teacher."""
     strides = torch.tensor(network.encoder.strides).prod(0).tolist()
     size = list(batch.images.shape[2:])
@@ -122,8 +123,7 @@ def _crop(batch: Batch, network: Any) -> tuple[Tensor, Tensor]:
         if size[axis] < 2 * strides[axis]:
             break
         size[axis] = size[axis] // 2 // strides[axis] * strides[axis]
-    foreground = batch.reference[:, -1:] if batch.reference.shape[1] == 1 else batch.reference[:, 1:]
-    where = foreground.sum((0, 1)).nonzero().float()
+    where = _foreground(batch.reference, sigmoid).sum((0, 1)).nonzero().float()
     middle = where.mean(0).tolist() if len(where) else [s / 2 for s in batch.images.shape[2:]]
     begins = [
         min(max(int(m - part / 2), 0), whole - part)
@@ -134,7 +134,7 @@ def _crop(batch: Batch, network: Any) -> tuple[Tensor, Tensor]:
 
 
 def _places(
-    pairing: Pairing, student: nn.Module, batches: Sequence[Batch], generator: torch.Generator
+    pairing: Pairing, student: nn.Module, batches: Sequence[Batch], sigmoid: bool, generator: torch.Generator
 ) -> dict[Layer, list[Tensor]]:
     """Places of every layer and batch: of a convolution's output, of a transposed one's input."""
     shapes: dict[nn.Module, tuple[int, ...]] = {}
@@ -149,18 +149,22 @@ def _places(
     for layer in pairing.layers:
         wanted = max(PLACES, PLACES_PER_INPUT * layer.conv.weight[0].numel())
         each = -(-wanted // len(batches))
-        weights = (_near_foreground(b.reference, shapes[layer.conv][1:]) for b in batches)
+        weights = (near_foreground(_foreground(b.reference, sigmoid), shapes[layer.conv][1:]) for b in batches)
         result[layer] = [sample_places(w, each, generator) for w in weights]
     return result
 
 
-def _near_foreground(reference: Tensor, shape: Sequence[int]) -> Tensor:
-    """Weights (B, *shape) of places: FOCUS in and around the foreground, 1 elsewhere."""
-    foreground = reference if reference.shape[1] == 1 else reference[:, 1:]
+def _foreground(reference: Tensor, sigmoid: bool) -> Tensor:
+    """Mask (B, 1, *spatial) of any region, or of any class but the background."""
+    return (reference if sigmoid else reference[:, 1:]).amax(1, keepdim=True)
+
+
+def near_foreground(foreground: Tensor, shape: Sequence[int]) -> Tensor:
+    """Weights (B, *shape) of places: FOCUS in and around the foreground (B, 1, *spatial), 1 elsewhere."""
     two = len(shape) == 2
     grid = F.adaptive_max_pool2d if two else F.adaptive_max_pool3d
     spread = F.max_pool2d if two else F.max_pool3d
-    near = spread(grid(foreground.amax(1, keepdim=True), tuple(shape)), 3, 1, 1)[:, 0]
+    near = spread(grid(foreground, tuple(shape)), 3, 1, 1)[:, 0]
     return (1 + (FOCUS - 1) * near).cpu()
 
 

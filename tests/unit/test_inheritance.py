@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from nnunet_kd.inheritance.channels import ChannelStatistics, choose_channels
 from nnunet_kd.inheritance.pairs import CannotInheritError, matched, pair_layers
-from nnunet_kd.inheritance.reconstruct import Batch, reconstruct
+from nnunet_kd.inheritance.reconstruct import FOCUS, Batch, _foreground, near_foreground, reconstruct
 from nnunet_kd.inheritance.regression import (
     NormalEquations,
     at,
@@ -374,3 +374,15 @@ def test_chosen_channels_are_important_and_say_different_things():
     assert set(choose_channels([statistics], 2).tolist()) in ({0, 2}, {1, 2})
     assert set(choose_channels([statistics], 3).tolist()) in ({0, 2, 3}, {1, 2, 3})
     assert choose_channels([statistics], 5).tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("sigmoid", [False, True])
+def test_foreground_is_every_region_or_every_class_but_the_background(sigmoid):
+    reference = torch.zeros(1, 2, 8, 8)
+    reference[:, 0, 0, 0] = 1  # the first region, or background
+    mask = _foreground(reference, sigmoid)
+    assert mask.shape == (1, 1, 8, 8)
+    assert float(mask.sum()) == sigmoid
+    weights = near_foreground(mask, (4, 4))
+    assert float(weights[0, 0, 0]) == (FOCUS if sigmoid else 1)
+    assert float(weights[0, 3, 3]) == 1
