@@ -244,6 +244,10 @@ def test_a_student_whose_teachers_saw_its_validation_cases_is_named_and_its_twin
     # teachers of the same fold have not seen them
     student = model_folders("nnUNetTrainerKDEnsemble", (0,), kd_block(membership="same_fold"))
     assert find_exposure("student", [student], ["c", "d"]).sentences(2) == []
+    # but one that it inherits from may have
+    named = {"student": {"inherit_from": "nnUNetTrainer__P__3d_fullres:1"}}
+    heir = model_folders("nnUNetTrainerKDEnsemble", (0,), kd_block(membership="same_fold") | named)
+    assert find_exposure("heir", [heir], ["c", "d"]).taught_by == ("c", "d")
 
 
 def test_without_preprocessed_data_the_validations_tell(model_folders, monkeypatch):

@@ -11,6 +11,7 @@ from nnunet_kd.config import KDConfig
 from nnunet_kd.errors import UserError
 from nnunet_kd.evaluation.table import case_name
 from nnunet_kd.files import load_json_file
+from nnunet_kd.inheritance.start import named_member
 from nnunet_kd.teachers import TeacherModel, find_teachers
 
 # Cross teaching's teachers are trained beside the student, on the same cases.
@@ -137,11 +138,15 @@ def _teachers(model: TeacherModel) -> list[TeacherModel]:
         raise UserError(f"its soft labels are probability maps from {kd.ensemble.from_folder}")
     default = f"{kd.default_teacher}__{kd.base_plans or plans.get('plans_name')}__{configuration}"
     teachers = find_teachers(kd.teachers, model.folder.parent, default)
+    inherited = []
+    if kd.student.start == "inherit" and kd.student.inherit_from:
+        member = named_member(kd.student.inherit_from, model.folder.parent)
+        inherited = [member.model.with_folds([member.fold])]
     if kd.ensemble.membership != "same_fold":
-        return teachers
+        return teachers + inherited
     mine = [training_cases(model.folder, [f]) for f in model.folds]
     kept = (t.with_folds([f for f in t.folds if training_cases(t.folder, [f]) in mine]) for t in teachers)
-    return [t for t in kept if t.folds]
+    return [t for t in kept if t.folds] + inherited
 
 
 def _count(seen: Sequence[str], total: int) -> str:
