@@ -28,10 +28,9 @@ def test_a_narrower_student_inherits_and_its_twin_when_told_so(workspace, teache
     )  # fmt: skip
     printed = workspace.train(name, "0", STUDENT, configuration=configuration)
     teacher, untrained = dice(printed)
-    assert teacher > 0.2
-    assert untrained > 0.25 * teacher  # after 60 iterations the teacher itself knows little
-    twin = dice(workspace.train(name, "0", TWIN, configuration=configuration))
-    assert twin == pytest.approx([teacher, untrained], abs=0.01)
+    assert teacher > 0.2  # after 60 iterations it knows one of the two structures
+    assert untrained > 0.9 * teacher
+    assert dice(workspace.train(name, "0", TWIN, configuration=configuration)) == [teacher, untrained]
 
     plans_file = workspace.preprocessed / f"{name}.json"
     plans = json.loads(plans_file.read_text())
