@@ -308,6 +308,10 @@ class Experiments:
         """The pair that decides, with three times the schedule."""
         return self._inheriting(ACDC, "Tenth-long", DEEP_TENTH, ["random", "distilled"], SEEDS, 36)
 
+    def acdc_tenth_longest(self) -> list[Job]:
+        """The same pair with nine times the schedule; one seed."""
+        return self._inheriting(ACDC, "Tenth-longest", DEEP_TENTH, ["distilled", "random"], SEEDS[:1], 108)
+
     def acdc_quarter(self) -> list[Job]:
         """A student of a quarter of a teacher's parameters, with three times the schedule."""
         return self._inheriting(ACDC, "Quarter-long", "width=0.25", ["random", "distilled"], SEEDS, 36)
