@@ -1,14 +1,34 @@
 """Files that are whole or absent, and JSON with messages for users."""
 
+import contextlib
 import hashlib
 import json
 import os
+import platform
+import re
+import shutil
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from nnunet_kd.errors import UserError
+
+UNTOUCHED_SECONDS = 7 * 24 * 3600  # after so long a temporary of another machine counts as abandoned
+
+
+@contextlib.contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Turns a full disk, missing permission and the like into one sentence about ``target``."""
+    try:
+        yield
+    except (OSError, RuntimeError) as err:  # blosc2 and torch raise RuntimeError when the disk is full
+        reason = getattr(err, "strerror", None) or " ".join(str(err).split())[:200]
+        raise UserError(f"{target}: cannot be written ({reason}); free some space or mend the permissions.") from err
 
 
 def write_whole(target: Path, save: Callable[[Path], Any]) -> None:
@@ -17,16 +37,100 @@ def write_whole(target: Path, save: Callable[[Path], Any]) -> None:
     Raises:
         UserError: when the file cannot be written; nothing is left of it then.
     """
-    temporary = target.with_name(f".{uuid.uuid4().hex}{''.join(target.suffixes)}")  # writers look at the whole ending
+    remove_abandoned(target.parent)
+    temporary = temporary_path(target.parent, "".join(target.suffixes))  # writers look at the whole ending
     try:
-        save(temporary)
-        sync_to_disk(temporary)
-        os.replace(temporary, target)
-    except OSError as err:
-        reason = err.strerror or err
-        raise UserError(f"{target}: cannot be written ({reason}); free some space or mend the permissions.") from err
+        with writing(target):
+            save(temporary)
+            sync_to_disk(temporary)
+            os.replace(temporary, target)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the sentence above says more
+            temporary.unlink()
+
+
+def temporary_path(folder: Path, suffix: str = "", prefix: str = "") -> Path:
+    """Path for a temporary file or folder in ``folder``, hidden, whose name says which process owns it.
+
+    Args:
+        folder: where the finished thing will be: renaming works within one file system only.
+        suffix: ending of the name, such as ``.json``.
+        prefix: start of the name, after the dot; what :func:`remove_abandoned` is asked for.
+    """
+    owner = f"{_machine()}-{os.getpid()}-{int(psutil.Process().create_time())}"
+    return folder / f".{prefix}{owner}-{uuid.uuid4().hex}{suffix}"
+
+
+@contextlib.contextmanager
+def temporary_folder(folder: Path, prefix: str = "") -> Iterator[Path]:
+    """A new folder in ``folder`` that vanishes at the end; those that killed processes left vanish first.
+
+    Args:
+        folder: where it is made.
+        prefix: start of its name, after the dot.
+    """
+    remove_abandoned(folder, prefix)
+    path = temporary_path(folder, prefix=prefix)
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        _remove(path)
+
+
+def remove_abandoned(folder: Path, prefix: str = "") -> None:
+    """Removes what killed processes left of :func:`temporary_path` with this prefix, as far as permissions allow.
+
+    What a living process owns stays. Of a process on another machine, or in another container, nobody can say whether
+    it lives: what it made stays until nothing in it has changed for a week.
+    """
+    name = re.compile(  # earlier versions named no owner
+        re.escape(f".{prefix}") + r"(?:(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-(?P<started>\d+)-)?[0-9a-f]{32}(?:\..*)?"
+    )
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            found = name.fullmatch(entry.name)
+            if found is not None and _is_abandoned(Path(entry), **found.groupdict()):
+                _remove(Path(entry))
+
+
+def _is_abandoned(path: Path, machine: str | None, pid: str, started: str) -> bool:
+    try:
+        if machine != _machine():
+            return time.time() - _last_change(path) > UNTOUCHED_SECONDS
+        process = psutil.Process(int(pid))
+        same = abs(process.create_time() - int(started)) < 3  # the clock may have been set since
+        return not same or process.status() == psutil.STATUS_ZOMBIE
+    except (psutil.NoSuchProcess, OverflowError):
+        return True
+    except (psutil.Error, OSError):
+        return False
+
+
+def _last_change(path: Path) -> float:
+    """Seconds since the epoch of the last change of a file, or of anything in a folder."""
+    return max(p.lstat().st_mtime for p in (path, *path.rglob("*")))
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):  # another process was faster
+            path.unlink()
+
+
+@cache
+def _machine() -> str:
+    """Eight hexadecimal digits that two running systems share only where they see the same processes."""
+    parts = [platform.node()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+    with contextlib.suppress(OSError):
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    if len(parts) == 1:
+        parts.append(str(uuid.getnode()))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
 
 
 def sync_to_disk(file: Path) -> None:
