@@ -82,6 +82,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--batch_size", type=int, metavar="N", help="batch size of the configurations; default: the base plans'")
     add("--patch_size", type=int, nargs="+", metavar="N", help="patch size of the configurations; one number per axis")
+    add(
+        "--keep-resampling",
+        action="store_true",
+        help="a student's probabilities go back to the image's grid by the base plans' function; default: by nnU-Net's "
+        "faster one, to the same labels",
+    )
     add("-o", metavar="NAME", help="name of the new plans; default: PLANSKD_SPEC, as in nnUNetPlansKD_width0p25")
     add(
         "--list-taps",
@@ -132,7 +138,15 @@ def run(args: argparse.Namespace) -> None:
 
     def compose(name: str, config: "KDConfig") -> dict[str, Any]:
         return planning.compose_plans(
-            base, name, chosen, config, dataset_json, args.batch_size, args.patch_size, arguments
+            base,
+            name,
+            chosen,
+            config,
+            dataset_json,
+            args.batch_size,
+            args.patch_size,
+            arguments,
+            args.keep_resampling,
         )
 
     def dice(spec: "StudentSpec") -> float:

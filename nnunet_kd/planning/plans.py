@@ -12,6 +12,7 @@ from nnunet_kd.config import KDConfig
 from nnunet_kd.errors import UserError
 from nnunet_kd.files import load_json_file
 from nnunet_kd.planning.cost import count_parameters
+from nnunet_kd.planning.resampling import with_fast_resampling
 from nnunet_kd.planning.student import parse_student, student_architecture
 from nnunet_kd.schema import to_dict
 
@@ -87,6 +88,7 @@ def compose_plans(
     batch_size: int | None = None,
     patch_size: Sequence[int] | None = None,
     arguments: Mapping[str, Any] | None = None,
+    keep_resampling: bool = False,
 ) -> dict[str, Any]:
     """KD plans from base plans.
 
@@ -102,6 +104,7 @@ def compose_plans(
         batch_size: replaces the batch size of the chosen configurations.
         patch_size: replaces their patch size.
         arguments: arguments of the student's class that are set directly.
+        keep_resampling: a student's probabilities are resampled as the base plans say, not by nnU-Net's faster function.
 
     Raises:
         UserError: for configurations that are missing and networks that cannot be changed as asked.
@@ -117,6 +120,8 @@ def compose_plans(
             configuration["batch_size"] = batch_size
         if patch_size is not None and c in chosen:
             configuration["patch_size"] = _check_patch_size(patch_size, PlansManager(base).get_configuration(c))
+        if config.role == "student" and not keep_resampling:
+            configuration |= with_fast_resampling(configuration)
 
     spec = parse_student(config.student.architecture)
     regions = PlansManager(base).get_label_manager(dataset_json).has_regions

@@ -28,6 +28,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunet_kd.errors import UserError
+from nnunet_kd.planning.resampling import with_fast_resampling
 from nnunet_kd.teachers import TeacherModel
 
 GeometryPath = Literal["direct", "resampled", "original"]
@@ -239,7 +240,7 @@ def to_student_space(
         return np.asarray(student.label_manager.apply_inference_nonlin(logits))
     if path == "resampled":
         spacing = original_spacing(teacher.plans_manager, teacher_properties)
-        resampled = teacher.configuration_manager.resampling_fn_probabilities(
+        resampled = _fast(teacher.configuration_manager).resampling_fn_probabilities(
             logits.float(),
             case.shape,
             spacing_3d(teacher.configuration_manager, spacing),
@@ -249,13 +250,17 @@ def to_student_space(
     _, probabilities = convert_predicted_logits_to_segmentation_with_correct_shape(
         logits.float(),
         teacher.plans_manager,
-        teacher.configuration_manager,
+        _fast(teacher.configuration_manager),
         student.label_manager,
         teacher_properties,
         return_probabilities=True,
         num_threads_torch=torch.get_num_threads(),
     )
     return from_original_geometry(student, probabilities, case)
+
+
+def _fast(configuration: ConfigurationManager) -> ConfigurationManager:
+    return ConfigurationManager(with_fast_resampling(configuration.configuration))
 
 
 def from_original_geometry(student: StudentSpace, probabilities: np.ndarray, case: "CaseSpace") -> np.ndarray:
@@ -274,7 +279,7 @@ def from_original_geometry(student: StudentSpace, probabilities: np.ndarray, cas
         )
     cropped = transposed[(slice(None), *bounding_box_to_slice(case.properties["bbox_used_for_cropping"]))]
     spacing = original_spacing(plans, case.properties)
-    resampled = student.configuration_manager.resampling_fn_probabilities(
+    resampled = _fast(student.configuration_manager).resampling_fn_probabilities(
         np.ascontiguousarray(cropped, dtype=np.float32),
         case.shape,
         spacing,
