@@ -104,7 +104,7 @@ def compose_plans(
         batch_size: replaces the batch size of the chosen configurations.
         patch_size: replaces their patch size.
         arguments: arguments of the student's class that are set directly.
-        keep_resampling: a student's probabilities are resampled as the base plans say, not by nnU-Net's faster function.
+        keep_resampling: a student's probabilities are resampled as the base plans say, not by the faster function.
 
     Raises:
         UserError: for configurations that are missing and networks that cannot be changed as asked.
