@@ -16,7 +16,7 @@ from nnunet_kd.inheritance.patches import draw_batches
 from nnunet_kd.inheritance.reconstruct import Batch, reconstruct
 from nnunet_kd.losses.soft_labels import SoftCrossEntropy, SoftDiceLoss
 from nnunet_kd.online_teachers import check_same_input
-from nnunet_kd.softlabels.geometry import StudentSpace, check_labels
+from nnunet_kd.softlabels.geometry import StudentSpace, check_teacher
 from nnunet_kd.teachers import TeacherModel, find_teachers, load_checkpoint_file, load_network, split_folds
 
 
@@ -122,7 +122,7 @@ def inherit(
         UserError: when the teacher reads other images or labels.
         CannotInheritError: when the student cannot be a reconstruction of it.
     """
-    check_labels(space, member.model)
+    check_teacher(space, member.model)
     check_same_input(space, member.model)
     teacher, _ = load_network(member.model, member.fold, device)
     configuration, labels = space.configuration_manager, space.label_manager

@@ -15,7 +15,9 @@ import nnunet_kd
 from nnunet_kd.config import KDConfig
 from nnunet_kd.errors import UserError
 from nnunet_kd.files import load_json_file
-from nnunet_kd.softlabels.geometry import StudentSpace, check_labels
+from nnunet_kd.softlabels.geometry import StudentSpace, check_teacher, reader_of
+from nnunet_kd.softlabels.maps import reader_of_maps
+from nnunet_kd.softlabels.orientation import check_readers, same_axes
 from nnunet_kd.softlabels.store import FORMAT, SoftLabelStore
 from nnunet_kd.teachers import TeacherModel, find_teachers
 
@@ -44,13 +46,16 @@ class TeachingEnsemble:
         Raises:
             UserError: for missing or unfit teachers, or a membership that leaves none.
         """
-        if kd.ensemble.from_folder is not None:
-            return cls(kd, student, (), fold)
+        ensemble = cls(kd, student, (), fold)
+        if ensemble.maps is not None:
+            where = f"kd.ensemble.from_folder {ensemble.maps}"
+            check_readers(reader_of(student.plans_manager), ensemble.maps_reader, where)
+            return ensemble
         base = kd.base_plans or student.plans_manager.plans_name
         default_folder = f"{kd.default_teacher}__{base}__{student.configuration}"
         models = tuple(find_teachers(kd.teachers, dataset_results, default_folder))
         for model in models:
-            check_labels(student, model)
+            check_teacher(student, model)
         ensemble = cls(kd, student, models, fold)
         if kd.ensemble.membership != "same_fold":
             return ensemble
@@ -71,6 +76,24 @@ class TeachingEnsemble:
                 f"teachers on fold {fold} or use membership all or out_of_fold."
             )
         return cls(kd, student, kept, fold)
+
+    @property
+    def maps(self) -> Path | None:
+        """Folder of probability maps that take the place of teachers."""
+        source = self.kd.ensemble.from_folder
+        return None if source is None else Path(source).expanduser()
+
+    @cached_property
+    def maps_reader(self) -> str:
+        """Class name of the image reader in whose axes the maps lie; the student's where nothing else is known."""
+        assert self.maps is not None
+        return reader_of_maps(self.maps) or reader_of(self.student.plans_manager)
+
+    def _turned(self, reader: str) -> dict[str, str]:
+        """What the identity has to say of a reader: nothing when its axes are the student's. Stores of older versions
+        did not turn such soft labels to the student's axes, and are not to be taken for these.
+        """
+        return {} if same_axes(reader, reader_of(self.student.plans_manager)) else {"image_reader_writer": reader}
 
     def training_cases(self, dataset_name: str, fold: int | str) -> frozenset[str]:
         """Cases of the student's data set that a fold trains on; none when the fold belongs to another data set.
@@ -139,10 +162,10 @@ class TeachingEnsemble:
         """What makes the soft labels what they are; two ensembles with equal identity have equal soft labels."""
         e = self.kd.ensemble
         identity: dict[str, Any] = {"dtype": self.kd.store.dtype, "data_identifier": self.student.folder.name}
-        if e.from_folder is not None:
-            source = Path(e.from_folder).expanduser()
-            files = [(f.name, f.stat().st_size) for f in sorted(source.glob("*.npz"))]
-            return {**identity, "from_folder": str(source.resolve()), "files_sha256": _digest(files)}
+        if self.maps is not None:
+            files = [(f.name, f.stat().st_size) for f in sorted(self.maps.glob("*.npz"))]
+            source = {"from_folder": str(self.maps.resolve()), "files_sha256": _digest(files)}
+            return identity | source | self._turned(self.maps_reader)
         identity |= {
             k: getattr(e, k) for k in ("combine", "membership", "mirroring", "step_size", "use_gaussian", "precision")
         }
@@ -152,6 +175,7 @@ class TeachingEnsemble:
                 "model": m.folder.name,
                 "checkpoint": m.checkpoint,
                 "folds": {str(f): m.checkpoint_sha256(f) for f in m.folds},
+                **self._turned(reader_of(m.plans_manager)),
             }
             for m in self.models
         ]
@@ -189,7 +213,7 @@ class TeachingEnsemble:
 
     def describe(self) -> str:
         """One line per model folder, for logs."""
-        if self.kd.ensemble.from_folder is not None:
+        if self.maps is not None:
             return f"probability maps in {self.kd.ensemble.from_folder}"
         return "; ".join(f"{m.folder.name} folds {', '.join(map(str, m.folds))}" for m in self.models)
 

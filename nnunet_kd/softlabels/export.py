@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 from nnunetv2.evaluation.evaluate_predictions import compute_tp_fp_fn_tn, region_or_label_to_mask
+from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import LabelManager, convert_labelmap_to_one_hot
 from tqdm import tqdm
 
 from nnunet_kd.errors import UserError
 from nnunet_kd.softlabels.ensemble import TeachingEnsemble
-from nnunet_kd.softlabels.geometry import CaseSpace, choose_path, from_original_geometry, to_student_space
+from nnunet_kd.softlabels.geometry import CaseSpace, choose_path, from_original_geometry, reader_of, to_student_space
 from nnunet_kd.softlabels.locations import sample_locations
+from nnunet_kd.softlabels.maps import read_map
+from nnunet_kd.softlabels.orientation import same_axes
 from nnunet_kd.teachers import TeacherModel, load_predictor
 
 
@@ -76,8 +79,8 @@ class Exporter:
         ``combine: logits`` averages the logits of one model folder's folds as nnUNetv2_predict does, then the
         probabilities of the model folders as nnUNetv2_ensemble does.
         """
-        if self.ensemble.kd.ensemble.from_folder is not None:
-            return from_original_geometry(self.ensemble.student, self._read_map(case.name), case)
+        if self.ensemble.maps is not None:
+            return self._from_map(case)
         total: np.ndarray | None = None
         members = 0
         for model in self.ensemble.models_for(case.name):
@@ -148,27 +151,17 @@ class Exporter:
         labels = model.plans_manager.get_label_manager(model.dataset_json).foreground_labels
         return convert_labelmap_to_one_hot(segmentation, labels, output_dtype=data.dtype)
 
-    def _read_map(self, case: str) -> np.ndarray:
-        file = Path(str(self.ensemble.kd.ensemble.from_folder)).expanduser() / f"{case}.npz"
-        heads = self.ensemble.student.label_manager.num_segmentation_heads
-        try:
-            with np.load(file, allow_pickle=False) as content:
-                probabilities = content["probabilities"]
-        except FileNotFoundError:
-            raise UserError(f"{file}: no such file; every case, labeled or not, needs its probability map.") from None
-        except Exception as err:
-            raise UserError(
-                f"{file}: not a probability map as nnU-Net writes them (array 'probabilities'): {err}."
-            ) from err
-        if probabilities.ndim != 4 or probabilities.shape[0] != heads:
-            raise UserError(f"{file}: has shape {probabilities.shape}, expected ({heads}, z, y, x).")
-        if not self.ensemble.student.label_manager.has_regions and np.abs(probabilities.sum(0) - 1).max() > 0.02:
-            raise UserError(
-                f"{file}: its classes do not sum to 1 in every voxel; probabilities of all classes are expected."
-            )
-        if not np.isfinite(probabilities).all() or probabilities.min() < -1e-3 or probabilities.max() > 1 + 1e-3:
-            raise UserError(f"{file}: holds values outside [0, 1]; probabilities are expected, not logits.")
-        return probabilities
+    def _from_map(self, case: CaseSpace) -> np.ndarray:
+        """A map's probabilities (C, z, y, x) in the student's grid; another reader than the student's is asked for its
+        axes.
+        """
+        folder, student = self.ensemble.maps, self.ensemble.student
+        assert folder is not None
+        probabilities, properties = read_map(folder, case.name, student.label_manager), case.properties
+        reader = self.ensemble.maps_reader
+        if not same_axes(reader, reader_of(student.plans_manager)):
+            properties = recursive_find_reader_writer_by_name(reader)().read_images(student.image_files(case.name))[1]
+        return from_original_geometry(student, probabilities, properties, case)
 
     def _write(self, store: Any, case: CaseSpace, probabilities: np.ndarray, patch: Sequence[int]) -> None:
         labels = self.ensemble.student.label_manager

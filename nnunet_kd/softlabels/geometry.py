@@ -5,7 +5,8 @@ Three paths, the shortest that is right is taken:
 * ``direct``: teacher and student read the same preprocessed data; nothing is resampled.
 * ``resampled``: same axes and crop, another spacing; the teacher's logits are resampled once, to the student's grid.
 * ``original``: anything else (a 2D teacher for a 3D student, other axes, another preprocessor, maps from elsewhere);
-  through the original image geometry, exactly as nnU-Net exports probabilities, and from there into the student's grid.
+  through the original image geometry, exactly as nnU-Net exports probabilities, turned to the axes of the student's
+  image reader, and from there into the student's grid.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunet_kd.errors import UserError
 from nnunet_kd.planning.resampling import with_fast_resampling
+from nnunet_kd.softlabels.orientation import check_readers, same_axes, turn
 from nnunet_kd.teachers import TeacherModel
 
 GeometryPath = Literal["direct", "resampled", "original"]
@@ -152,11 +154,17 @@ def choose_path(student: StudentSpace, teacher: TeacherModel) -> GeometryPath:
     if not preprocessing_differences(student, teacher):
         return "direct"
     s, t = student.configuration_manager, teacher.configuration_manager
-    same_axes = student.plans_manager.transpose_forward == teacher.plans_manager.transpose_forward
+    same_order = student.plans_manager.transpose_forward == teacher.plans_manager.transpose_forward
+    same_order = same_order and same_axes(reader_of(student.plans_manager), reader_of(teacher.plans_manager))
     volumetric = len(s.spacing) == len(t.spacing) == 3
-    if same_axes and volumetric and s.preprocessor_name == t.preprocessor_name:
+    if same_order and volumetric and s.preprocessor_name == t.preprocessor_name:
         return "resampled"
     return "original"
+
+
+def reader_of(plans: PlansManager) -> str:
+    """Class name of the reader of images that the plans name."""
+    return str(plans.plans["image_reader_writer"])
 
 
 def preprocessing_differences(student: StudentSpace, teacher: TeacherModel) -> list[str]:
@@ -179,7 +187,7 @@ def preprocessing_of(plans: PlansManager, configuration: ConfigurationManager, d
     return {
         **{k: configuration.configuration[k] for k in keys},
         "transpose_forward": plans.transpose_forward,
-        "image_reader_writer": plans.plans["image_reader_writer"],
+        "image_reader_writer": reader_of(plans),
         "intensities": plans.foreground_intensity_properties_per_channel
         if "CTNormalization" in configuration.normalization_schemes
         else None,
@@ -187,11 +195,11 @@ def preprocessing_of(plans: PlansManager, configuration: ConfigurationManager, d
     }
 
 
-def check_labels(student: StudentSpace, teacher: TeacherModel) -> None:
-    """Refuses a teacher whose outputs mean something else.
+def check_teacher(student: StudentSpace, teacher: TeacherModel) -> None:
+    """Refuses a teacher whose outputs mean something else, or lie where nobody knows.
 
     Raises:
-        UserError: names both label definitions.
+        UserError: names what differs.
     """
     mine = (student.dataset_json["labels"], student.dataset_json.get("regions_class_order"))
     theirs = (teacher.dataset_json["labels"], teacher.dataset_json.get("regions_class_order"))
@@ -205,6 +213,7 @@ def check_labels(student: StudentSpace, teacher: TeacherModel) -> None:
         teacher.configuration_manager.normalization_schemes
     ):
         raise UserError(f"teacher {teacher.folder}: takes another number of image channels than the student.")
+    check_readers(reader_of(student.plans_manager), reader_of(teacher.plans_manager), f"teacher {teacher.folder}")
 
 
 def spacing_3d(configuration: ConfigurationManager, original_spacing: Sequence[float]) -> list[float]:
@@ -256,20 +265,29 @@ def to_student_space(
         return_probabilities=True,
         num_threads_torch=torch.get_num_threads(),
     )
-    return from_original_geometry(student, probabilities, case)
+    return from_original_geometry(student, probabilities, teacher_properties, case)
 
 
 def _fast(configuration: ConfigurationManager) -> ConfigurationManager:
     return ConfigurationManager(with_fast_resampling(configuration.configuration))
 
 
-def from_original_geometry(student: StudentSpace, probabilities: np.ndarray, case: "CaseSpace") -> np.ndarray:
-    """Probabilities (C, ...) in the axes of nnU-Net's image reader -> float32 (C, z, y, x) in the student's grid.
+def from_original_geometry(
+    student: StudentSpace, probabilities: np.ndarray, properties: Mapping[str, Any], case: "CaseSpace"
+) -> np.ndarray:
+    """Probabilities on the original image as float32 (C, z, y, x) in the student's grid.
+
+    Args:
+        student: the student's geometry.
+        probabilities: (C, ...) in the axes of one of nnU-Net's image readers.
+        properties: of the image, as that reader gave them.
+        case: the case in the student's space.
 
     Raises:
         UserError: when the map's shape is not the image's.
     """
     plans = student.plans_manager
+    probabilities = turn(probabilities, properties, case.properties)
     transposed = probabilities.transpose([0, *(i + 1 for i in plans.transpose_forward)])
     if transposed.shape[1:] != tuple(case.properties["shape_before_cropping"]):
         raise UserError(

@@ -2,30 +2,25 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from nnunet_kd.config import KDConfig
 from nnunet_kd.errors import UserError
 from nnunet_kd.softlabels.choices import record_choice
-from nnunet_kd.softlabels.export import Exporter
+from nnunet_kd.softlabels.maps import read_map
 
 GOOD = np.moveaxis(np.random.default_rng(0).dirichlet(np.ones(3), (4, 5, 6)), -1, 0).astype(np.float32)
 
 
-def read_map(folder: Path) -> np.ndarray:
-    kd = KDConfig.from_plans({"kd": {"ensemble": {"from_folder": str(folder)}}})
-    labels = SimpleNamespace(num_segmentation_heads=3, has_regions=False)
-    ensemble = SimpleNamespace(kd=kd, student=SimpleNamespace(label_manager=labels))
-    return Exporter(ensemble, torch.device("cpu"))._read_map("case")  # type: ignore[arg-type]
+def read(folder: Path) -> np.ndarray:
+    return read_map(folder, "case", LabelManager({"background": 0, "one": 1, "two": 2}, None))
 
 
 def test_a_map_as_nnunet_writes_it_is_read(tmp_path):
     np.savez_compressed(tmp_path / "case.npz", probabilities=GOOD)
-    np.testing.assert_array_equal(read_map(tmp_path), GOOD)
+    np.testing.assert_array_equal(read(tmp_path), GOOD)
 
 
 @pytest.mark.parametrize(
@@ -37,17 +32,20 @@ def test_a_map_as_nnunet_writes_it_is_read(tmp_path):
         ({"probabilities": np.full_like(GOOD, np.nan)}, "outside \\[0, 1\\]"),
         ({"probabilities": np.stack([GOOD[0] * 0 + 2, GOOD[0] * 0 - 1, GOOD[0] * 0])}, "outside \\[0, 1\\]"),
         ({"probabilities": np.array([{"code": 1}], dtype=object)}, "not a probability map"),
+        ({"probabilities": GOOD.astype(str)}, "expected floating-point numbers"),
+        ({"probabilities": GOOD.astype(complex)}, "expected floating-point numbers"),
+        ({"probabilities": GOOD[:, :0]}, "expected \\(3, z, y, x\\)"),
     ],
 )
 def test_other_maps_are_refused(tmp_path, content, sentence):
     np.savez(tmp_path / "case.npz", **content)
     with pytest.raises(UserError, match=sentence):
-        read_map(tmp_path)
+        read(tmp_path)
 
 
 def test_a_missing_map_is_named(tmp_path):
     with pytest.raises(UserError, match=r"case\.npz: no such file"):
-        read_map(tmp_path)
+        read(tmp_path)
 
 
 def test_choices_are_noted_in_kd_plans_only(tmp_path):
