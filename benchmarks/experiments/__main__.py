@@ -1,22 +1,25 @@
 """Command line of the studies."""
 
 import argparse
+import shlex
 from pathlib import Path
 
 from benchmarks.experiments import __doc__ as usage
-from benchmarks.experiments.jobs import work
+from benchmarks.experiments.jobs import select, work
 from benchmarks.experiments.largest import keep_largest
-from benchmarks.experiments.studies import Experiments
+from benchmarks.experiments.studies import Studies, environment, study_names
 from benchmarks.experiments.tables import table
 
 
 def main() -> None:
-    """Runs studies, or prints the table of some of their arms."""
+    """Runs studies, lists what they run, or prints the table of some of their arms."""
     parser = argparse.ArgumentParser(description=usage, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="train, predict, evaluate; start it once for each core")
-    run.add_argument("studies", nargs="+", metavar="STUDY", help=f"one of {', '.join(Experiments.names())}")
-    run.add_argument("--data", type=Path, required=True, help="folder with hippocampus/ and sunnybrook/")
+    run = commands.add_parser("run", help="train, predict, evaluate; what is done already is left as it is")
+    run.add_argument("studies", nargs="+", metavar="STUDY", help=f"one of {', '.join(study_names())}")
+    run.add_argument("--data", type=Path, required=True, help="folder with hippocampus/, sunnybrook/ and acdc/")
+    run.add_argument("-n", type=int, default=1, metavar="JOBS", help="how many jobs run at a time; one core each")
+    run.add_argument("--dry-run", action="store_true", help="print the commands instead")
     show = commands.add_parser("table", help="compare arms on the test cases")
     show.add_argument("dataset", help="its number")
     other = "of another data set with the same test cases: DATASET/ARM"
@@ -38,12 +41,16 @@ def main() -> None:
             parser.error(f"no data set {args.dataset} in {args.o / 'raw'}")
         keep_largest(args.o / "predictions" / args.dataset, references[0], args.arms)
         return
-    if unknown := set(args.studies) - set(Experiments.names()):
+    if unknown := set(args.studies) - set(study_names()):
         parser.error(f"no study {', '.join(sorted(unknown))}")
-    experiments = Experiments(args.data.absolute(), args.o.absolute())
-    jobs = [job for study in args.studies for job in getattr(experiments, study)()]
+    studies = Studies(args.data.absolute(), args.o.absolute())
+    jobs = select(studies.jobs(), [job.name for study in args.studies for job in studies.study(study)])
     jobs.sort(key=lambda job: job.name.endswith("-test"))  # nothing waits for the teachers' test cases
-    work(jobs, args.o, experiments.environment)
+    if args.dry_run:
+        for job in jobs:
+            print(f"# {job.name}", *map(shlex.join, job.commands), sep="\n")
+    elif not work(jobs, args.o.absolute(), environment(args.o.absolute()), args.n):
+        parser.exit(1)
 
 
 if __name__ == "__main__":

@@ -78,6 +78,14 @@ def stacks(source: Path, patients: Sequence[str]) -> list[str]:
     return [n for n in names if n.split("_")[0] in patients]
 
 
+def groups(name: str, source: Path) -> dict[str, list[str]]:
+    """Cases of each group of a public data set, in the folder ``source / name``."""
+    if name == "hippocampus":
+        return hippocampus_cases(source)
+    patients = {"sunnybrook": sunnybrook_patients, "acdc": acdc_patients}[name](source)
+    return {group: stacks(source / name, members) for group, members in patients.items()}
+
+
 def write_dataset(
     source: Path,
     target: Path,
@@ -122,6 +130,12 @@ def write_wide(raw: Path, factor: int, number: int) -> None:
         label = sitk.GetArrayFromImage(sitk.ReadImage(str(raw / "labelsTs" / f"{case}.nii.gz")))
         nothing = np.zeros_like(around, dtype=label.dtype)
         _write_inside(label, nothing, image, raw / "labelsWide" / f"{case}.nii.gz")
+
+
+def wide_field_of_view(raw: Path, preprocessed: Path) -> None:
+    """What the study of coarse-to-fine prediction needs: a configuration of half the resolution, and wide images."""
+    add_lowres(preprocessed / "nnUNetPlans.json", (2, 2, 2), (24, 32, 24))
+    write_wide(raw, 3, 16)
 
 
 def _write_inside(inner: np.ndarray, outer: np.ndarray, like: sitk.Image, file: Path) -> None:

@@ -1,13 +1,18 @@
-"""Jobs that need each other, worked off by any number of processes that share a folder."""
+"""Jobs that need each other, worked off by doit."""
 
-import fcntl
+import json
 import multiprocessing
 import os
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+from doit.cmd_base import ModuleTaskLoader
+from doit.doit_cmd import DoitMain
 
 from benchmarks.forked import run_installed
 
@@ -28,56 +33,74 @@ class Job:
 
     name: str
     commands: Sequence[Sequence[str]] = ()
-    needs: Sequence[str] = field(default_factory=tuple)
+    needs: Sequence[str] = ()
     prepare: Callable[[], None] | None = None
 
 
-def work(jobs: Sequence[Job], folder: Path, environment: dict[str, str]) -> None:
-    """Works off what nobody else does, in the order of the list, until nothing is left that can be done.
+def select(jobs: Mapping[str, Job], names: Sequence[str]) -> list[Job]:
+    """The named jobs, and all that they need."""
+    chosen: dict[str, Job] = {}
+    todo = list(names)
+    while todo:
+        if (name := todo.pop(0)) not in chosen:
+            chosen[name] = jobs[name]
+            todo += jobs[name].needs
+    return list(chosen.values())
 
-    ``folder/jobs/NAME.done`` and ``.failed`` mark a job's end, ``.log`` is what it printed. Remove ``.failed`` to try
-    again. A worker that is killed takes its command with it and gives its job back.
+
+def work(jobs: Sequence[Job], folder: Path, environment: Mapping[str, str], processes: int = 1) -> bool:
+    """Works off what is not done yet, and says whether all of it is done now.
+
+    A job is done when its commands, and those of all that it needs, have ended well as they are now. One that fails
+    stops those that need it, no others, and is tried again the next time; so is one that was stopped.
+    ``folder/jobs/NAME.log`` is what it printed, ``NAME.done`` what was done: doit's own file is written at the end
+    only, and lost with a run of days that is killed.
+
+    Args:
+        jobs: in the order in which they are wanted, with all that they need.
+        folder: where logs and marks go.
+        environment: what is added to this process's own for the commands.
+        processes: how many jobs run at a time.
     """
     state = folder / "jobs"
     state.mkdir(parents=True, exist_ok=True)
-    unique: dict[str, Job] = {}
-    for job in jobs:
-        unique.setdefault(job.name, job)
-    while todo := [j for j in unique.values() if not _has_ended(j, state)]:
-        ready = [j for j in todo if all((state / f"{n}.done").exists() for n in j.needs)]
-        if not any(_run_unclaimed(j, state, environment) for j in ready):
-            if not ready:
-                break
-            time.sleep(2)  # others are at work
+    by_name = {job.name: job for job in jobs}
+
+    def task_study() -> Iterator[dict[str, Any]]:
+        for job in jobs:
+            steps = json.dumps([[j.name, j.commands] for j in select(by_name, [job.name])])
+            yield {
+                "basename": job.name,
+                "actions": [partial(_run, job, steps, state, environment)],
+                "task_dep": list(job.needs),
+                "uptodate": [_is_done(state / f"{job.name}.done", steps)],
+            }
+
+    settings = {"dep_file": str(state / "doit.db"), "verbosity": 2}
+    loader = ModuleTaskLoader({"task_study": task_study, "DOIT_CONFIG": settings})
+    code = DoitMain(loader).run(["run", "--continue", "-n", str(processes), "-P", "thread", *by_name])
+    return not code
 
 
-def _has_ended(job: Job, state: Path) -> bool:
-    return any((state / f"{job.name}.{end}").exists() for end in ("done", "failed"))
+def _is_done(mark: Path, steps: str) -> bool:
+    return mark.is_file() and mark.read_text() == steps
 
 
-def _run_unclaimed(job: Job, state: Path, environment: dict[str, str]) -> bool:
-    """Runs the job unless somebody else does or did; says whether it was run."""
-    with (state / f"{job.name}.lock").open("w") as lock:
+def _run(job: Job, steps: str, state: Path, environment: Mapping[str, str]) -> bool:
+    log = state / f"{job.name}.log"
+    if not _run_commands(job, log, environment):
+        return False
+    (state / f"{job.name}.done").write_text(steps)
+    return True
+
+
+def _run_commands(job: Job, log: Path, environment: Mapping[str, str]) -> bool:
+    with log.open("a") as file:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        if _has_ended(job, state):
-            return False
-        begin = time.time()
-        ok = _run_job(job, state / f"{job.name}.log", environment)
-        (state / f"{job.name}.{'done' if ok else 'failed'}").write_text(f"{time.time() - begin:.0f} s\n")
-        print(f"{'done' if ok else 'FAILED'} {job.name} {time.time() - begin:.0f} s", flush=True)
-        return True
-
-
-def _run_job(job: Job, log: Path, environment: dict[str, str]) -> bool:
-    if job.prepare is not None:
-        try:
-            job.prepare()
+            if job.prepare is not None:
+                job.prepare()
         except Exception:
-            with log.open("a") as file:
-                traceback.print_exc(file=file)
+            traceback.print_exc(file=file)
             return False
     for command in job.commands:
         with log.open("a") as file:

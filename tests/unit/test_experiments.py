@@ -1,10 +1,10 @@
 """The driver of the trainings behind the results: order of jobs, and the table of what came out."""
 
-import fcntl
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from benchmarks.experiments.jobs import Job, work
+from benchmarks.experiments import jobs as jobs_module
+from benchmarks.experiments.jobs import Job, select, work
 from benchmarks.experiments.largest import keep_largest
-from benchmarks.experiments.studies import Experiments
+from benchmarks.experiments.studies import Studies, _load, study_names
 from benchmarks.experiments.tables import table
 
 
@@ -24,15 +25,24 @@ def test_jobs_run_after_what_they_need_and_only_once(tmp_path: Path) -> None:
         Job("last", needs=["first", "second"], prepare=lambda: order.append("last")),
         Job("second", needs=["first"], prepare=lambda: order.append("second")),
         Job("first", prepare=lambda: order.append("first")),
-        Job("first", prepare=lambda: order.append("again")),
-        Job("never", needs=["absent"], prepare=lambda: order.append("never")),
     ]
-    work(jobs, tmp_path, {})
-    work(jobs, tmp_path, {})
+    assert work(jobs, tmp_path, {})
+    assert work(jobs, tmp_path, {})
     assert order == ["first", "second", "last"]
 
 
-def test_a_job_that_failed_stops_those_that_need_it_until_it_is_tried_again(tmp_path: Path) -> None:
+def test_a_job_whose_commands_changed_is_done_again_with_those_that_need_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(jobs_module, "_run_commands", lambda job, *_: order.append(job.name) or True)
+    others = [Job("second", needs=["first"]), Job("third")]
+    assert work([Job("first", [["train", "1"]]), *others], tmp_path, {})
+    assert work([Job("first", [["train", "2"]]), *others], tmp_path, {})
+    assert order == ["first", "second", "third", "first", "second"]
+
+
+def test_a_job_that_failed_stops_those_that_need_it_and_is_tried_again(tmp_path: Path) -> None:
     attempts: list[str] = []
 
     def fail_once() -> None:
@@ -40,26 +50,21 @@ def test_a_job_that_failed_stops_those_that_need_it_until_it_is_tried_again(tmp_
         if len(attempts) == 1:
             raise ValueError("no such data")
 
-    jobs = [Job("first", prepare=fail_once), Job("second", needs=["first"], prepare=lambda: attempts.append("second"))]
-    work(jobs, tmp_path, {})
-    assert attempts == ["first"]
+    jobs = [
+        Job("first", prepare=fail_once),
+        Job("second", needs=["first"], prepare=lambda: attempts.append("second")),
+        Job("other", prepare=lambda: attempts.append("other")),
+    ]
+    assert not work(jobs, tmp_path, {})
+    assert attempts == ["first", "other"]
     assert "no such data" in (tmp_path / "jobs" / "first.log").read_text()
-    (tmp_path / "jobs" / "first.failed").unlink()
-    work(jobs, tmp_path, {})
-    assert attempts == ["first", "first", "second"]
+    assert work(jobs, tmp_path, {})
+    assert attempts == ["first", "other", "first", "second"]
 
 
-def test_a_job_that_somebody_runs_is_left_to_them(tmp_path: Path) -> None:
-    order: list[str] = []
-
-    def run_others() -> None:
-        order.append("first")
-        work([Job("second", prepare=lambda: order.append("second"))], tmp_path, {})
-        with (tmp_path / "jobs" / "first.lock").open("w") as lock, pytest.raises(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    work([Job("first", prepare=run_others), Job("second")], tmp_path, {})
-    assert order == ["first", "second"]
+def test_several_jobs_run_at_a_time(tmp_path: Path) -> None:
+    both = threading.Barrier(2, timeout=30)
+    assert work([Job("first", prepare=both.wait), Job("second", prepare=both.wait)], tmp_path, {}, processes=2)
 
 
 PARENT = """
@@ -89,18 +94,40 @@ def test_a_command_ends_with_a_worker_that_is_killed() -> None:
     pytest.fail(f"process {child} has outlived its parent by 10 s")
 
 
-def test_every_study_has_what_it_needs(tmp_path: Path) -> None:
-    for case in ("hippocampus_001", "SC-HF-I-01_p1", "SC-HF-NI-03_p1", "SC-HYP-01_p1", "SC-N-02_p1"):
-        folder = tmp_path / ("hippocampus" if case.startswith("hippo") else "sunnybrook") / "labels"
+@pytest.fixture
+def studies(tmp_path: Path) -> Studies:
+    for case in ("hippocampus_001", "SC-HF-I-01_p1", "SC-HF-NI-03_p1", "SC-HYP-01_p1", "SC-N-02_p1", "patient001_ED"):
+        source = {"h": "hippocampus", "S": "sunnybrook", "p": "acdc"}[case[0]]
+        folder = tmp_path / source / "labels"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{case}.nii.gz").touch()
-    experiments = Experiments(tmp_path, tmp_path)
-    jobs = [job for study in Experiments.names() for job in getattr(experiments, study)()]
+    return Studies(tmp_path, tmp_path)
+
+
+def test_every_study_has_what_it_needs(studies: Studies) -> None:
+    jobs = [job for study in study_names() for job in studies.study(study)]
     commands: dict[str, object] = {}
     for job in jobs:
         assert commands.setdefault(job.name, job.commands) == job.commands, f"two different jobs {job.name}"
-    assert {need for job in jobs for need in job.needs} <= set(commands)
-    assert len(commands) > 50
+    known = studies.jobs()
+    assert {need for job in jobs for need in job.needs} <= set(known)
+    assert len(commands) > 200
+    assert all(_load(f"studies/{study}.yaml")["about"] for study in study_names())
+
+
+def test_a_study_brings_its_data_and_the_teachers_of_another_one(studies: Studies) -> None:
+    jobs = select(studies.jobs(), [job.name for job in studies.study("acdc_tenth_long")])
+    names = {job.name for job in jobs}
+    assert {"data-29", "data-29-folds", "29-Half2-0", "29-Half-softlabels", "29-Tenth-long-distilled-2"} <= names
+    assert not any(name.endswith("-test") or name.startswith("30") for name in names)
+    (plan, train, predict, evaluate) = next(j for j in jobs if j.name == "29-Tenth-long-distilled-2").commands
+    assert plan[-15:].count("student.start=inherit") == 1
+    assert "schedule.num_epochs=36" in plan
+    assert "schedule.seed=2" in plan
+    assert train[-4:] == ["-p", "Tenth-long-distilled-2", "-device", "cpu"]
+    assert predict[0] == "nnUNetv2_predict"
+    assert "--disable_tta" in predict
+    assert evaluate[:2] == ["nnUNetv2_kd", "evaluate"]
 
 
 def summary(dice: dict[str, float]) -> str:
