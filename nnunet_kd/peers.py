@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
-from torch._dynamo import OptimizedModule
 
 from nnunet_kd.errors import UserError
 from nnunet_kd.files import load_json_file, write_json, write_whole
+from nnunet_kd.ranks import bare
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,7 @@ class Peer:
     @property
     def bare_network(self) -> nn.Module:
         """The network without wrappers."""
-        network = self.network.module if isinstance(self.network, nn.parallel.DistributedDataParallel) else self.network
-        return network._orig_mod if isinstance(network, OptimizedModule) else network
+        return bare(self.network)
 
     def state(self) -> dict[str, Any]:
         """For resuming."""

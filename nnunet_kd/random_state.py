@@ -1,10 +1,19 @@
-"""State of the random number generators, in a form that a checkpoint may hold and a safe loader accepts."""
+"""The random number generators: their seeds, and their state in a form that a safe loader of checkpoints accepts."""
 
 import random
 from typing import Any
 
 import numpy as np
 import torch
+
+
+def seed_generators(seed: int, *stream: int) -> None:
+    """Seeds Python's, NumPy's and torch's generators; other ``stream`` numbers give independent random numbers."""
+    if stream:
+        seed = int(np.random.SeedSequence(seed, spawn_key=stream).generate_state(1)[0])
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 def random_state() -> dict[str, Any]:

@@ -1,20 +1,17 @@
 """What all trainers of nnunet_kd share: numbers from the plans' "kd" block, precision, seed, stock checkpoints."""
 
 import os
-import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import distributed as dist
-from torch._dynamo import OptimizedModule
 
 from nnunet_kd.averaging import AveragedWeights
 from nnunet_kd.config import KDConfig
@@ -23,11 +20,14 @@ from nnunet_kd.inheritance.pairs import CannotInheritError
 from nnunet_kd.inheritance.start import best_member, copy_member, inherit, named_member
 from nnunet_kd.losses import CompoundSegmentationLoss, focal_loss, lovasz_loss
 from nnunet_kd.networks.base import has_lower_outputs
+from nnunet_kd.peers import freeze_side_outputs
+from nnunet_kd.random_state import random_state, seed_generators, set_random_state
+from nnunet_kd.ranks import bare, gather, number_of_ranks, waiting_for_all
 from nnunet_kd.softlabels.ensemble import TeachingEnsemble
 from nnunet_kd.softlabels.geometry import StudentSpace
 from nnunet_kd.teachers import load_checkpoint_file
 
-AVERAGE = "kd_average"
+AVERAGE, RANDOM = "kd_average", "kd_random"
 
 
 class nnUNetTrainerKDBase(nnUNetTrainer):
@@ -37,14 +37,14 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
     starts_from_teacher = False
     average: AveragedWeights | None = None
     _initial_weights: tuple[float, ...] = ()
-    _resumed_average: dict[str, Any] | None = None
+    _resumed: dict[str, Any] | None = None  # this package's entries of a checkpoint that was loaded
 
     def initialize(self) -> None:
         """Reads the ``"kd"`` block, then builds network, optimizer and loss as nnU-Net does."""
         with exit_on_user_error():
             self.kd = KDConfig.from_plans(self.plans_manager.plans)
             self.check_configuration()
-        if not (self.kd.deep_supervision and has_lower_outputs(self.configuration_manager.pool_op_kernel_sizes)):
+        if not (self.uses_lower_outputs() and has_lower_outputs(self.configuration_manager.pool_op_kernel_sizes)):
             self.enable_deep_supervision = False
         schedule = self.kd.schedule
         self.num_epochs = schedule.num_epochs
@@ -54,11 +54,15 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
         self.initial_lr = self.kd.optimizer.initial_lr
         self.weight_decay = self.kd.optimizer.weight_decay
         if schedule.seed is not None:
-            random.seed(schedule.seed)
-            np.random.seed(schedule.seed)
-            torch.manual_seed(schedule.seed)
+            seed_generators(schedule.seed)
         super().initialize()
+        if schedule.seed is not None and self.local_rank > 0:  # its own batches
+            seed_generators(schedule.seed, self.local_rank)
         self._initial_weights = self._fingerprint()
+
+    def uses_lower_outputs(self) -> bool:
+        """Whether a loss looks at the lower-resolution outputs, where the network has them."""
+        return self.kd.deep_supervision
 
     def check_configuration(self) -> None:
         """Refuses what this trainer cannot do, before anything is built; raises UserError."""
@@ -71,8 +75,7 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
     @property
     def bare_network(self) -> torch.nn.Module:
         """The student without DDP's and torch.compile's wrappers."""
-        network = self.network.module if self.is_ddp else self.network
-        return network._orig_mod if isinstance(network, OptimizedModule) else network
+        return bare(self.network)
 
     def teaching_ensemble(self) -> TeachingEnsemble:
         """The ensemble of the plans, for this configuration and fold."""
@@ -97,8 +100,8 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
                 self.start_student()
         if self.kd.student.ema > 0:
             self.average = AveragedWeights(self.bare_network, self.kd.student.ema)
-            if self._resumed_average is not None:
-                self.average.resume(self._resumed_average)
+            if self._resumed is not None and AVERAGE in self._resumed:
+                self.average.resume(self._resumed[AVERAGE])
         super().on_train_start()
 
     def start_student(self) -> None:
@@ -114,11 +117,12 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
             copy_member(self.bare_network, member)
             self.print_to_log_file(f"Starting from {member}")
             return
-        if self.local_rank == 0:
-            try:
-                self.inherit_weights()
-            except (CannotInheritError, UserError) as error:
-                self.print_to_log_file(f"Starting from random weights, the student cannot inherit: {error}")
+        with waiting_for_all():
+            if self.local_rank == 0:
+                try:
+                    self.inherit_weights()
+                except (CannotInheritError, UserError) as error:
+                    self.print_to_log_file(f"Starting from random weights, the student cannot inherit: {error}")
         if self.is_ddp:
             for tensor in self.bare_network.state_dict().values():
                 dist.broadcast(tensor, 0)
@@ -139,6 +143,8 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
 
     def configure_optimizers(self):
         """Optimizer and learning-rate schedule named in ``kd.optimizer``."""
+        if not self.enable_deep_supervision:
+            freeze_side_outputs(self.bare_network)
         return self.make_optimizer(self.network.parameters())
 
     def make_optimizer(self, parameters: Iterable[torch.nn.Parameter]):
@@ -183,6 +189,20 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
             return own
         loss.loss = own
         return loss
+
+    def on_train_epoch_start(self) -> None:
+        """The first time after a checkpoint was loaded, goes on with its random numbers too."""
+        super().on_train_epoch_start()
+        if self._resumed is not None:
+            self._resume_random_numbers(self._resumed.get(RANDOM, ()))
+            self._resumed = None
+
+    def _resume_random_numbers(self, states: Sequence[dict[str, Any]]) -> None:
+        seed = self.kd.schedule.seed
+        if len(states) == number_of_ranks():
+            set_random_state(states[self.local_rank])
+        elif seed is not None:  # an older checkpoint, or another number of GPUs
+            seed_generators(seed, self.local_rank, self.current_epoch)
 
     def autocast(self) -> AbstractContextManager:
         """Autocast context of ``kd.schedule.precision``."""
@@ -273,12 +293,14 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
         """Writes nnU-Net's checkpoint, whole or not at all, with the stock trainer as its ``trainer_name``.
 
         The plans alone rebuild the network, so ``nnUNetv2_predict`` needs neither this class nor this package. With a
-        moving average, its weights are the network's, and those of the training are kept beside them for resuming.
+        moving average, its weights are the network's, and those of the training are kept beside them for resuming. So
+        are the random numbers of every rank.
         """
+        random_states = gather(random_state())
         with nullcontext() if self.average is None else self.average.in_network():
-            self._save_checkpoint(filename)
+            self._save_checkpoint(filename, random_states)
 
-    def _save_checkpoint(self, filename: str) -> None:
+    def _save_checkpoint(self, filename: str, random_states: list[dict[str, Any]]) -> None:
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
             return
@@ -286,7 +308,7 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
         super().save_checkpoint(temporary)
         checkpoint = load_checkpoint_file(Path(temporary))
         checkpoint["trainer_name"] = nnUNetTrainer.__name__
-        checkpoint.update(self.extra_checkpoint_state())
+        checkpoint.update({RANDOM: random_states, **self.extra_checkpoint_state()})
         torch.save(checkpoint, temporary)
         os.replace(temporary, filename)
 
@@ -295,7 +317,8 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
         return {} if self.average is None else {AVERAGE: self.average.state()}
 
     def load_checkpoint(self, filename_or_checkpoint, *args) -> None:
-        """Also remembers the weights of the training beside a moving average, until it goes on."""
+        """Also remembers what this package needs for resuming, until the training goes on."""
         super().load_checkpoint(filename_or_checkpoint, *args)
         with exit_on_user_error():
-            self._resumed_average = load_checkpoint_file(Path(filename_or_checkpoint)).get(AVERAGE)
+            checkpoint = load_checkpoint_file(Path(filename_or_checkpoint))
+        self._resumed = {k: v for k, v in checkpoint.items() if k.startswith("kd_")}

@@ -11,7 +11,6 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
-from torch import distributed as dist
 
 from nnunet_kd.config import KDConfig
 from nnunet_kd.curves import append_curves
@@ -20,7 +19,7 @@ from nnunet_kd.data.mixed_batches import without_last
 from nnunet_kd.errors import UserError, exit_on_user_error
 from nnunet_kd.losses.cross_teaching import CrossTeachingLoss
 from nnunet_kd.peers import Peer, export_peer, freeze_side_outputs, make_peer, model_folder, peer_plans
-from nnunet_kd.random_state import random_state, set_random_state
+from nnunet_kd.ranks import gather
 from nnunet_kd.teachers import load_checkpoint_file
 
 STATE = "kd_cross_teaching"
@@ -47,8 +46,6 @@ class nnUNetTrainerKDCrossTeaching(nnUNetTrainerKDUnlabeled):
     peers: tuple[Peer, ...] = ()
     cross_teaching_loss: CrossTeachingLoss
     _peer_outputs: tuple[Any, ...] = ()
-    _resumed: dict[str, Any] | None = None
-    _continues = False
     _mirror_axes: Any = None
 
     def initialize(self) -> None:
@@ -153,7 +150,7 @@ class nnUNetTrainerKDCrossTeaching(nnUNetTrainerKDUnlabeled):
         for peer, teacher in zip(self.peers, c.teachers, strict=True):
             number = sum(p.numel() for p in peer.bare_network.parameters())
             self.print_to_log_file(f"{peer.name}: network of {teacher}, {number:,} parameters")
-        if self._continues:
+        if self._resumed is not None:
             for peer, state in zip(self.peers, self._states_to_continue(), strict=True):
                 peer.load_state(state)
 
@@ -177,7 +174,7 @@ class nnUNetTrainerKDCrossTeaching(nnUNetTrainerKDUnlabeled):
             network = torch.compile(network)
         if self.is_ddp:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-            network = nn.parallel.DistributedDataParallel(network, device_ids=[self.local_rank])
+            network = nn.parallel.DistributedDataParallel(network)
         return network
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
@@ -205,14 +202,11 @@ class nnUNetTrainerKDCrossTeaching(nnUNetTrainerKDUnlabeled):
         return torch.stack(list(terms.values())).sum(), {f"kd_{k}": v for k, v in terms.items()}
 
     def on_train_epoch_start(self) -> None:
-        """Also prepares the other networks; the first time after resuming, brings the random numbers back."""
+        """Also prepares the other networks."""
         super().on_train_epoch_start()
         for peer in self.peers:
             peer.network.train()
             peer.schedule.step(self.current_epoch)
-        if self._resumed is not None and not self.is_ddp:  # one state for all ranks would give them equal batches
-            set_random_state(self._resumed["random"])
-        self._resumed = None
 
     def on_validation_epoch_start(self) -> None:
         """Also for the other networks."""
@@ -238,19 +232,12 @@ class nnUNetTrainerKDCrossTeaching(nnUNetTrainerKDUnlabeled):
         super().on_validation_epoch_end(val_outputs)
         for peer in self.peers:
             tp, fp, fn = (
-                self._sum_over_ranks(np.sum([o[f"{peer.name}_{k}_hard"] for o in val_outputs], 0))
+                np.sum(gather(np.sum([o[f"{peer.name}_{k}_hard"] for o in val_outputs], 0)), 0)
                 for k in ("tp", "fp", "fn")
             )
             with np.errstate(invalid="ignore"):  # a class that no patch had
                 dice = 2 * tp / (2 * tp + fp + fn)
             self.logger.log(f"kd_dice_{peer.name}", float(np.nanmean(dice)), self.current_epoch)
-
-    def _sum_over_ranks(self, values: np.ndarray) -> np.ndarray:
-        if not self.is_ddp:
-            return values
-        parts: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(parts, values)
-        return np.sum(parts, 0)
 
     def on_epoch_end(self) -> None:
         """Prints and draws the pseudo Dice of every network, so that one that diverges or collapses is seen."""
@@ -270,18 +257,11 @@ class nnUNetTrainerKDCrossTeaching(nnUNetTrainerKDUnlabeled):
         super().save_checkpoint(filename)
 
     def extra_checkpoint_state(self) -> dict[str, Any]:
-        """The other networks with their optimizers, and the random numbers, for resuming."""
+        """The other networks with their optimizers, for resuming."""
         extra = super().extra_checkpoint_state()
         if not self._keeps_peers:
             return extra
-        return {**extra, STATE: {"peers": [p.state() for p in self.peers], "random": random_state()}}
-
-    def load_checkpoint(self, filename_or_checkpoint, *args) -> None:
-        """Also remembers what belongs to the other networks, until they are there."""
-        super().load_checkpoint(filename_or_checkpoint, *args)
-        self._continues = True
-        with exit_on_user_error():
-            self._resumed = load_checkpoint_file(Path(filename_or_checkpoint)).get(STATE)
+        return {**extra, STATE: {"peers": [p.state() for p in self.peers]}}
 
     def _peer_folder(self, name: str) -> Path:
         results = Path(nnUNet_results) / self.plans_manager.dataset_name
@@ -290,8 +270,8 @@ class nnUNetTrainerKDCrossTeaching(nnUNetTrainerKDUnlabeled):
 
     def _states_to_continue(self) -> list[dict[str, Any]]:
         """States of the other networks, from the student's checkpoint or from their exported folders."""
-        if self._resumed is not None:
-            return self._resumed["peers"]
+        if self._resumed is not None and STATE in self._resumed:
+            return self._resumed[STATE]["peers"]
         states = []
         for name in self.peer_names:
             file = self._peer_folder(name) / f"fold_{self.fold}" / "checkpoint_final.pth"

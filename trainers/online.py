@@ -1,6 +1,5 @@
 """What the trainers with teachers in memory share: prediction and feature terms, projection heads, resuming."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +21,6 @@ from nnunet_kd.online_teachers import (
     probabilities_of,
 )
 from nnunet_kd.softlabels.ensemble import TeachingEnsemble
-from nnunet_kd.teachers import load_checkpoint_file
 
 HEADS = "kd_heads"
 TEACHER_WEIGHTS = "kd_teacher_weights"
@@ -41,7 +39,6 @@ class nnUNetTrainerKDOnline(nnUNetTrainerKDStudent):
     head_optimizer: torch.optim.Optimizer | None = None
     _called_losses: tuple[nn.Module, ...] = ()
     _lessons: tuple[Lesson, ...] = ()
-    _resumed_heads: dict[str, Any] | None = None
 
     def check_configuration(self) -> None:
         """Refuses settings that teachers in memory cannot follow, and a student that nothing would teach to segment."""
@@ -134,21 +131,17 @@ class nnUNetTrainerKDOnline(nnUNetTrainerKDStudent):
         heads = {"weights": weights, "optimizer": self.head_optimizer.state_dict()}
         return {**super().extra_checkpoint_state(), HEADS: heads}
 
-    def load_checkpoint(self, filename_or_checkpoint, *args) -> None:
-        """Also remembers the projection heads, until the teachers are there."""
-        super().load_checkpoint(filename_or_checkpoint, *args)
-        with exit_on_user_error():
-            self._resumed_heads = load_checkpoint_file(Path(filename_or_checkpoint)).get(HEADS)
-
     def _load_heads(self, losses: list[FeatureDistillationLoss]) -> None:
-        if self._resumed_heads is None or self.head_optimizer is None:
-            if self.current_epoch > 0:
-                self.print_to_log_file("WARNING: the checkpoint has no projection heads, they start anew.")
+        if self._resumed is None or self.head_optimizer is None:
             return
+        if HEADS not in self._resumed:
+            self.print_to_log_file("WARNING: the checkpoint has no projection heads, they start anew.")
+            return
+        heads = self._resumed[HEADS]
         try:
-            for loss, weights in zip(losses, self._resumed_heads["weights"], strict=True):
+            for loss, weights in zip(losses, heads["weights"], strict=True):
                 loss.heads.load_state_dict(weights)
-            self.head_optimizer.load_state_dict(self._resumed_heads["optimizer"])
+            self.head_optimizer.load_state_dict(heads["optimizer"])
         except (RuntimeError, ValueError) as err:
             raise UserError(
                 "the projection heads in the checkpoint do not fit kd.features and kd.teachers; continue with the "

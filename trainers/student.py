@@ -1,15 +1,14 @@
 """What all trainers of students share: distillation terms and their curves, teachers, the end of a training."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from nnunet_kd.trainers.base import nnUNetTrainerKDBase
-from torch import distributed as dist
 
 from nnunet_kd.curves import append_curves
 from nnunet_kd.errors import UserError
 from nnunet_kd.losses import DistillationLoss, active_terms
+from nnunet_kd.ranks import gather, number_of_ranks, waiting_for_all
 from nnunet_kd.softlabels.ensemble import TeachingEnsemble
 from nnunet_kd.softlabels.export import Exporter, shard
 from nnunet_kd.softlabels.store import SoftLabelStore
@@ -30,8 +29,12 @@ class nnUNetTrainerKDStudent(nnUNetTrainerKDBase):
         """Builds the distillation loss and registers its curves."""
         super().initialize()
         weights = self.loss.weight_factors if self.enable_deep_supervision else (1.0,)
-        self.kd_loss = DistillationLoss(self.kd.distillation, self.label_manager.has_regions, weights)
+        self.kd_loss = DistillationLoss(self.kd.distillation, self.label_manager.has_regions, weights, self.is_ddp)
         self._register_curves(past_epochs=0)
+
+    def uses_lower_outputs(self) -> bool:
+        """Hard-label loss or distillation terms may do without them."""
+        return super().uses_lower_outputs() and (self.kd.hard_loss.weight > 0 or self.kd.distillation.deep_supervision)
 
     @property
     def _curves(self) -> list[str]:
@@ -53,11 +56,9 @@ class nnUNetTrainerKDStudent(nnUNetTrainerKDBase):
         if missing := store.missing(cases):
             self.print_to_log_file(f"Soft labels of {len(missing)} cases are missing, exporting them to {store.folder}")
         # Shares are cut from all cases: what is missing changes while the other ranks export.
-        parts = dist.get_world_size() if self.is_ddp else 1
-        mine = shard(cases, parts, self.local_rank)
-        Exporter(ensemble, self.device).run(mine, progress=bool(missing) and self.local_rank == 0)
-        if self.is_ddp:
-            dist.barrier()
+        mine = shard(cases, number_of_ranks(), self.local_rank)
+        with waiting_for_all():
+            Exporter(ensemble, self.device).run(mine, progress=bool(missing) and self.local_rank == 0)
         return store
 
     def describe_soft_labels(self, store: SoftLabelStore, training: list[str]) -> None:
@@ -81,11 +82,7 @@ class nnUNetTrainerKDStudent(nnUNetTrainerKDBase):
         super().on_train_epoch_end(train_outputs)
         for name in self._curves:
             value = float(np.mean([o[name] for o in train_outputs])) if name in train_outputs[0] else 0.0
-            if self.is_ddp:
-                values: list[Any] = [None] * dist.get_world_size()
-                dist.all_gather_object(values, value)
-                value = float(np.mean(values))
-            self.logger.log(name, value, self.current_epoch)
+            self.logger.log(name, float(np.mean(gather(value))), self.current_epoch)
 
     def on_epoch_end(self) -> None:
         """Prints the terms and draws their curves."""

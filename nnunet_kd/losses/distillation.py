@@ -113,7 +113,9 @@ class DistillationLoss(nn.Module):
     Source: Noothout et al. 2022, Eq. 1 (L_s); Hinton et al. 2015, Section 2.
     """
 
-    def __init__(self, config: Distillation, sigmoid: bool, deep_supervision_weights: Sequence[float]):
+    def __init__(
+        self, config: Distillation, sigmoid: bool, deep_supervision_weights: Sequence[float], ddp: bool = False
+    ):
         """Sets the terms up.
 
         Args:
@@ -121,6 +123,7 @@ class DistillationLoss(nn.Module):
             sigmoid: region-based labels.
             deep_supervision_weights: weight of each output, highest resolution first; one weight without deep
                 supervision.
+            ddp: whether this process is one of several that train one network.
         """
         super().__init__()
         self.config = config
@@ -130,7 +133,7 @@ class DistillationLoss(nn.Module):
             "kl": KLDivergence(config.kl.temperature, config.kl.direction, sigmoid),
             "mse": MSEOfProbabilities(sigmoid),
             "soft_ce": SoftCrossEntropy(sigmoid),
-            "soft_dice": SoftDiceLoss(config.soft_dice.batch_dice, sigmoid=sigmoid),
+            "soft_dice": SoftDiceLoss(config.soft_dice.batch_dice, sigmoid=sigmoid, ddp=ddp),
         }
         self.terms = {name: losses[name] for name in active_terms(config)}
 

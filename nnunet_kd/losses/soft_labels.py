@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nnunet_kd.ranks import sum_over_ranks
+
 # A stored 0 stands for a probability below 1/510. A quarter of that bounds what one wrong zero can cost; tempered with
 # T = 2 it leaves such a class 2 %, no more than a network's own tail has.
 SMALLEST_PROBABILITY = 5e-4
@@ -164,6 +166,7 @@ def soft_dice_loss(
     batch_dice: bool = True,
     smooth: float = 1e-5,
     sigmoid: bool = False,
+    ddp: bool = False,
 ) -> Tensor:
     r"""1 - Dice between the student's probabilities and the soft labels, mean over foreground classes or regions.
 
@@ -179,11 +182,12 @@ def soft_dice_loss(
         batch_dice: sums over the batch before the ratio; otherwise one ratio per image.
         smooth: s; makes a class that neither has cost 0.
         sigmoid: independent regions, all of which count; with a softmax the background (channel 0) is left out.
+        ddp: with ``batch_dice``, sums over the batches of all ranks, as nnU-Net's Dice does.
 
     Raises:
         ValueError: for shapes that do not fit, or a softmax without a foreground class.
     """
-    return SoftDiceLoss(batch_dice, smooth, sigmoid)(logits, soft_labels, valid)
+    return SoftDiceLoss(batch_dice, smooth, sigmoid, ddp)(logits, soft_labels, valid)
 
 
 class SoftLabelLoss(nn.Module):
@@ -262,10 +266,10 @@ class SoftCrossEntropy(SoftLabelLoss):
 class SoftDiceLoss(SoftLabelLoss):
     """Module of :func:`soft_dice_loss`."""
 
-    def __init__(self, batch_dice: bool = True, smooth: float = 1e-5, sigmoid: bool = False):
+    def __init__(self, batch_dice: bool = True, smooth: float = 1e-5, sigmoid: bool = False, ddp: bool = False):
         """Arguments as those of the function."""
         super().__init__()
-        self.batch_dice, self.smooth, self.sigmoid = batch_dice, smooth, sigmoid
+        self.batch_dice, self.smooth, self.sigmoid, self.ddp = batch_dice, smooth, sigmoid, ddp
 
     def of(self, pair: Pair) -> Tensor:
         """See :func:`soft_dice_loss`."""
@@ -278,4 +282,6 @@ class SoftDiceLoss(SoftLabelLoss):
         axes = [0] * self.batch_dice + list(range(2, p.ndim))
         overlap = (p * weighted).sum(axes)  # soft labels are 0 where not valid
         total = (p.square() * pair.valid).sum(axes) + (t * weighted).sum(axes)
+        if self.ddp and self.batch_dice:
+            overlap, total = sum_over_ranks(torch.stack((overlap, total)))
         return 1 - ((2 * overlap + self.smooth) / (total + self.smooth)).mean()

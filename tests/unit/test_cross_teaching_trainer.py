@@ -13,7 +13,7 @@ from nnunetv2.run.run_training import get_trainer_from_args
 from nnunet_kd.cli import main
 from nnunet_kd.planning.recipes import load_recipe
 from nnunet_kd.teachers import load_checkpoint_file
-from tests.unit.toy_dataset import make_toy
+from tests.unit.toy_dataset import make_toy, run_epoch
 
 TRAINER = "nnUNetTrainerKDCrossTeaching"
 
@@ -158,21 +158,6 @@ def test_training_resumes_exactly_and_ends_with_a_stock_student_and_exported_tea
     longer = trainer_of("Whole", resume=folder / "checkpoint_final.pth")
     longer.run_training()
     assert len(load_checkpoint_file(folder / "checkpoint_final.pth")["logging"]["kd_hard"]) == 3
-
-
-def run_epoch(trainer):
-    """One epoch as nnU-Net's run_training does it."""
-    trainer.on_epoch_start()
-    trainer.on_train_epoch_start()
-    trainer.on_train_epoch_end(
-        [trainer.train_step(next(trainer.dataloader_train)) for _ in range(trainer.num_iterations_per_epoch)]
-    )
-    with torch.no_grad():
-        trainer.on_validation_epoch_start()
-        trainer.on_validation_epoch_end(
-            [trainer.validation_step(next(trainer.dataloader_val)) for _ in range(trainer.num_val_iterations_per_epoch)]
-        )
-    trainer.on_epoch_end()
 
 
 @pytest.mark.parametrize(

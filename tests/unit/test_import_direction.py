@@ -11,6 +11,7 @@ LAYERS = {
     "files": 1,
     "programs": 1,
     "schema": 1,
+    "ranks": 1,
     "loss_terms": 2,
     "cross_teaching_terms": 2,
     "config": 2,

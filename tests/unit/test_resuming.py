@@ -1,0 +1,110 @@
+"""``--c``: a training that was interrupted ends with exactly the weights of one that was not, for every trainer.
+
+nnUNetTrainerKDCrossTeaching has the same test in test_cross_teaching_trainer.py.
+"""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.run.run_training import get_trainer_from_args
+
+from nnunet_kd.cli import main
+from nnunet_kd.random_state import random_state, seed_generators, set_random_state
+from nnunet_kd.teachers import load_checkpoint_file
+from tests.unit.test_online_trainers import TEACHER, make_teacher
+from tests.unit.toy_dataset import make_toy, run_epoch
+
+SCHEDULE = {"num_epochs": 3, "iterations_per_epoch": 2, "val_iterations_per_epoch": 1, "save_every": 1, "seed": 5}
+TRAININGS = {
+    "nnUNetTrainerKDTeacher": {"optimizer": {"name": "adam", "lr_schedule": "cosine"}},
+    "nnUNetTrainerKDEnsemble": {"unlabeled": {"fraction": 0.5}, "student": {"ema": 0.5}},
+    "nnUNetTrainerKDFeature": {"features": {"hint": {"weight": 1.0}}},
+    "nnUNetTrainerKDMultiTeacher": {"multi_teacher": {"weights": "inverse"}},
+    "nnUNetTrainerKDMultiTeacher, stored": {
+        "multi_teacher": {"source": "stored"},
+        "features": {"importance": {"weight": 0.0}, "region_affinity": {"weight": 0.0}},
+    },
+}
+
+
+@pytest.fixture(scope="module", name="toy")
+def _toy(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        # nnU-Net's figure takes seconds in each epoch; the end-to-end tests look at it.
+        monkeypatch.setattr("nnunetv2.training.logging.nnunet_logger.MetaLogger.plot_progress_png", lambda *_: None)
+        monkeypatch.setattr("nnunet_kd.trainers.student.append_curves", lambda *_: None)
+        toy = make_toy(tmp_path_factory.mktemp("toy"), monkeypatch)
+        make_teacher(toy, folds=(0, 1))
+        toy.add_unlabeled("new_1", "new_2")
+        main(["preprocess-unlabeled", "-d", "900", "-np", "1"])
+        yield toy
+
+
+def trainer_of(name, resume=None):
+    trainer = get_trainer_from_args("900", "3d_fullres", 0, name, "Student", resume is not None, torch.device("cpu"))
+    if resume is not None:
+        trainer.load_checkpoint(str(resume))
+    trainer.on_train_start()
+    return trainer
+
+
+@pytest.mark.parametrize("training", TRAININGS)
+def test_an_interrupted_training_ends_as_one_that_was_not(toy, tmp_path, training):
+    name = training.split(",")[0]
+    folds = [0, 1] if "Multi" in name else [0]
+    block = {"teachers": [{"folder": TEACHER, "folds": folds}], "schedule": SCHEDULE}
+    toy.write_plans({**block, **TRAININGS[training]}, "Student")
+    whole = trainer_of(name)
+    run_epoch(whole)
+    latest = tmp_path / "checkpoint_latest.pth"
+    shutil.copy(Path(whole.output_folder) / latest.name, latest)
+    run_epoch(whole)
+
+    torch.rand(7), np.random.rand(7)  # what another process has drawn before
+    resumed = trainer_of(name, latest)
+    assert resumed.current_epoch == 1
+    run_epoch(resumed)
+    for key, value in whole.network.state_dict().items():
+        assert torch.equal(value, resumed.network.state_dict()[key]), f"{key}: resumed training differs"
+    log, again = (t.logger.local_logger.my_fantastic_logging for t in (whole, resumed))
+    for curve in ("train_losses", "val_losses", "mean_fg_dice"):
+        assert log[curve] == again[curve], curve
+    if whole.average is not None:
+        whole.average.swap()
+        resumed.average.swap()
+        assert all(torch.equal(v, resumed.network.state_dict()[k]) for k, v in whole.network.state_dict().items())
+
+
+def test_a_checkpoint_without_random_numbers_does_not_replay_the_first_batches(toy, tmp_path):
+    toy.write_plans({"schedule": SCHEDULE}, "Student")
+    first = trainer_of("nnUNetTrainerKDTeacher")
+    first.on_train_epoch_start()
+    batches = [next(first.dataloader_train)["data"] for _ in range(2)]
+    file = tmp_path / "checkpoint_latest.pth"
+    first.save_checkpoint(str(file))
+    older = load_checkpoint_file(file)
+    del older["kd_random"]
+    torch.save(older, file)
+    resumed = trainer_of("nnUNetTrainerKDTeacher", file)
+    resumed.on_train_epoch_start()
+    anew = next(resumed.dataloader_train)["data"]
+    assert not any(torch.equal(anew, b) for b in batches)
+
+
+def draw():
+    return np.random.rand(), torch.rand(1).item()
+
+
+def test_streams_of_one_seed_are_independent_and_repeatable():
+    before = random_state()
+    drawn = {}
+    for stream in ((), (1,), (0, 1), (1, 0)):
+        seed_generators(3, *stream)
+        drawn[stream] = draw()
+        seed_generators(3, *stream)
+        assert draw() == drawn[stream]
+    assert len(set(drawn.values())) == 4
+    set_random_state(before)
