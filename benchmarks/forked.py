@@ -9,18 +9,18 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 
 
-def run_installed(command: Sequence[str], environment: Mapping[str, str], output: str) -> None:
+def run_installed(command: Sequence[str], environment: Mapping[str, str], output: str, errors: str | None = None) -> None:
     """Runs a command as the target of a process of its own, and ends that process with the command's exit code.
 
     Args:
         command: name and arguments.
         environment: the whole environment of the command.
         output: file to which both streams are appended.
+        errors: file to which standard error is appended instead.
     """
     threading.Thread(target=end_with_parent, daemon=True).start()
-    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for stream in (1, 2):
-        os.dup2(file, stream)
+    for stream, name in ((1, output), (2, errors or output)):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = list(command)

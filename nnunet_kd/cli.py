@@ -2,11 +2,12 @@
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
 from nnunet_kd import __version__
-from nnunet_kd.errors import exit_on_user_error
+from nnunet_kd.errors import UserError, exit_on_user_error
 
 COMMANDS = {
     "plan": "write plans for a student or a teacher, compare the two, print the next commands",
@@ -25,6 +26,8 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; exit code 2 and one sentence for a user's mistake."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    with exit_on_user_error():
+        _check_surroundings(argv)
     parser = argparse.ArgumentParser(prog="nnUNetv2_kd", description="Knowledge distillation for nnU-Net v2.")
     parser.add_argument("--version", action="version", version=f"nnunet-kd {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -37,6 +40,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     with exit_on_user_error():
         args.run(args)
+
+
+def _check_surroundings(argv: Sequence[str]) -> None:
+    """Refuses what libraries stumble over when they are imported or called, before any is."""
+    for word in argv:
+        if not word.isascii() and word != word.encode(errors="replace").decode():
+            raise UserError(f"argument {ascii(word)}: is not UTF-8, which image readers need; rename that file.")
+    if not (processes := os.environ.get("nnUNet_def_n_proc", "1")).isdecimal() or int(processes[:9]) < 1:
+        raise UserError(f"nnUNet_def_n_proc={processes[:20]}: expected a number of processes, 1 or more.")
 
 
 if __name__ == "__main__":

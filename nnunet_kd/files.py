@@ -84,14 +84,50 @@ def remove_abandoned(folder: Path, prefix: str = "") -> None:
     What a living process owns stays. Of a process on another machine, or in another container, nobody can say whether
     it lives: what it made stays until nothing in it has changed for a week.
     """
-    name = re.compile(  # earlier versions named no owner
-        re.escape(f".{prefix}") + r"(?:(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-(?P<started>\d+)-)?[0-9a-f]{32}(?:\..*)?"
-    )
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            found = name.fullmatch(entry.name)
-            if found is not None and _is_abandoned(Path(entry), **found.groupdict()):
-                _remove(Path(entry))
+    for path in _abandoned(folder, prefix):
+        _remove(path)
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Gives a finished folder its final name; an earlier one of that name is there, whole, until then.
+
+    Killed between its two renames, it leaves the earlier one under a temporary name, from which
+    :func:`restore_replaced` brings it back.
+
+    Raises:
+        OSError: when a folder cannot be renamed; the earlier one is in its place then.
+    """
+    old = temporary_path(target.parent, prefix=f"{target.name}.replaced-")
+    if os.path.lexists(target):
+        target.rename(old)
+    try:
+        new.rename(target)
+    except OSError:
+        if os.path.lexists(old):
+            old.rename(target)
+        raise
+    _remove(old)
+
+
+def restore_replaced(target: Path) -> None:
+    """Brings back, or removes when there is a new one, what a killed :func:`replace_folder` has put aside."""
+    prefix = f"{target.name}.replaced-"
+    if not os.path.lexists(target) and (left := _abandoned(target.parent, prefix)):
+        with contextlib.suppress(OSError):  # another process was faster
+            left[0].rename(target)
+    remove_abandoned(target.parent, prefix)
+
+
+def _abandoned(folder: Path, prefix: str) -> list[Path]:
+    """Abandoned temporaries with this prefix."""
+    owner = r"(?:(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-(?P<started>\d+)-)?"  # earlier versions named no owner
+    unique = r"(?:[0-9a-f]{32}|[0-9a-f]{12})" if prefix else r"[0-9a-f]{32}"  # and had shorter names
+    name = re.compile(re.escape(f".{prefix}") + owner + unique + r"(?:\..*)?")
+    try:
+        found = [(folder / entry, match) for entry in os.listdir(folder) if (match := name.fullmatch(entry))]
+    except OSError:
+        return []
+    return sorted(path for path, match in found if _is_abandoned(path, **match.groupdict()))
 
 
 def _is_abandoned(path: Path, machine: str | None, pid: str, started: str) -> bool:
@@ -168,3 +204,19 @@ def file_sha256(file: Path) -> str:
         while block := f.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()
+
+
+def list_folder(folder: Path) -> list[Path]:
+    """What a folder holds, sorted by name, without hidden files.
+
+    Raises:
+        UserError: for a name that is not UTF-8; SimpleITK ends the process for one.
+    """
+    found = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    for path in found:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            name = os.fsencode(path.name).decode(errors="backslashreplace")
+            raise UserError(f"{folder}: the name {name} is not UTF-8, which image readers need; rename it.") from None
+    return found

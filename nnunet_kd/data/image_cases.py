@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_kd.errors import UserError
+from nnunet_kd.files import list_folder
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def find_cases(folders: Sequence[Path], channels: int, file_ending: str) -> tupl
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder of images.")
-        for file in sorted(f for f in folder.iterdir() if f.name.endswith(file_ending)):
+        for file in (f for f in list_folder(folder) if f.name.endswith(file_ending)):
             match = pattern.fullmatch(file.name)
             if match is None:
                 faults[file.name] = f"is not named CASE_0000{file_ending}"

@@ -18,6 +18,7 @@ from nnunet_kd.dataset_conversion.layout import choose_ending, locate
 from nnunet_kd.dataset_conversion.scan import Scan
 from nnunet_kd.dataset_conversion.transfer import Outcome, Rules, transfer
 from nnunet_kd.errors import UserError
+from nnunet_kd.files import restore_replaced
 
 FOLDERS: Mapping[Role, tuple[str, str]] = {
     "train": ("imagesTr", "labelsTr"),
@@ -51,12 +52,12 @@ def convert(dataset: RawDataset, request: Request) -> Path | None:
     folds = dataset.splits(scan.cases["train"], request.options) if dataset.splits else []
     splits = [{"train": list(f.train), "val": list(f.val)} for f in folds]
     if not request.dry_run:
+        restore_replaced(target)
         files = [f for role in ROLES for c in scan.cases[role] for f in (*c.images, *([c.label] if c.label else []))]
         refused = targets.check_target(target, request.overwrite, splits, files)
         refused += targets.check_space(target, files, request.link)
         if refused:  # at once: reading every image can take hours
             raise UserError(_list_problems(root, [*refused, *scan.problems]))
-    scan.notes.extend(f"{f}: left by a conversion that was killed, or still runs" for f in targets.leftovers(target))
     print(describe(dataset, scan, folds, target, ending, request.link), flush=True)
 
     rules = Rules(

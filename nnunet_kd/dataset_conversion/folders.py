@@ -11,6 +11,7 @@ from nnunet_kd.dataset_conversion.scan import Scan, children, split_ending
 from nnunet_kd.errors import UserError
 
 LABEL_SUFFIX = re.compile(r"[_-](seg|segmentation|label|labels|mask|gt)$", re.IGNORECASE)
+LARGEST_VALUE = 2**32 - 1  # label files hold integers of 32 bits at most
 CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 
@@ -91,6 +92,8 @@ def parse_names(text: str) -> tuple[dict[str, int], dict[int, int]]:
         raw, name = raw.strip(), name.strip()
         if not name or not raw.isdecimal():
             raise UserError(f"--names {text!r}: found {part!r}; expected NAME,NAME,... or VALUE=NAME,VALUE=NAME,...")
+        if len(raw) > 10 or int(raw) > LARGEST_VALUE:
+            raise UserError(f"--names: found the value {raw[:20]}, expected {LARGEST_VALUE} at most.")
         if (int(raw) == 0) != (name == "background"):
             raise UserError(f"--names {text!r}: found {part!r}; the value 0 is the background, and no other value is.")
         if int(raw) in values and int(raw) != 0:

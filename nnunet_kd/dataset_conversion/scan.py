@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_kd.dataset_conversion.declare import ROLES, Case, Role
+from nnunet_kd.files import list_folder
 
 ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".png")
 
@@ -19,14 +20,9 @@ def split_ending(name: str) -> tuple[str, str]:
     return name, ""
 
 
-def is_hidden(name: str) -> bool:
-    """Whether a name is the operating system's own (``.DS_Store``, ``._Patient_01.nii.gz``, ``__MACOSX``)."""
-    return name.startswith((".", "__MACOSX"))
-
-
 def children(folder: Path) -> list[Path]:
-    """What a folder holds, sorted by name, without the operating system's own files."""
-    return sorted(p for p in folder.iterdir() if not is_hidden(p.name)) if folder.is_dir() else []
+    """What a folder holds, sorted by name, without the operating system's own files (``.DS_Store``, ``__MACOSX``)."""
+    return [p for p in list_folder(folder) if not p.name.startswith("__MACOSX")] if folder.is_dir() else []
 
 
 def walk_images(folder: Path) -> Iterator[Path]:

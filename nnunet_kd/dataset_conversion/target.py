@@ -3,8 +3,8 @@
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,9 +13,10 @@ from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
 from nnunet_kd.errors import UserError
-from nnunet_kd.files import write_json
+from nnunet_kd.files import replace_folder, temporary_folder, write_json, writing
 
 SPLITS = "splits_final.json"
+LONGEST_NAME = 100  # file systems take 255 bytes, of which the working folder's name needs some for itself
 
 
 def target_folder(dataset_id: int, name: str) -> Path:
@@ -28,6 +29,8 @@ def target_folder(dataset_id: int, name: str) -> Path:
         raise UserError("nnUNet_raw is not set; set it as nnU-Net's documentation says (export nnUNet_raw=FOLDER).")
     if not 1 <= dataset_id <= 999:
         raise UserError(f"-d {dataset_id}: expected a number from 1 to 999.")
+    if len(name) > LONGEST_NAME:
+        raise UserError(f"--dataset_name {name}: has {len(name)} letters, expected {LONGEST_NAME} at most.")
     return Path(nnUNet_raw) / f"Dataset{dataset_id:03d}_{name}"
 
 
@@ -36,7 +39,7 @@ def check_target(target: Path, overwrite: bool, splits: list[dict[str, list[str]
     problems = []
     if inside := next((f for f in files if f.resolve().is_relative_to(target.resolve())), None):
         problems.append(f"{inside}: belongs to {target}, which would be replaced; convert from somewhere else.")
-    if target.exists() and not overwrite:
+    if os.path.lexists(target) and not overwrite:
         problems.append(f"{target}: is there already; --overwrite replaces it, -d takes another ID.")
     dataset_id = int(target.name[7:10])
     for name in find_candidate_datasets(dataset_id):
@@ -95,26 +98,23 @@ def _load_splits(file: Path) -> Any:
         return None
 
 
-def leftovers(target: Path) -> list[Path]:
-    """Working folders of conversions to ``target`` that were killed, or still run."""
-    return sorted(target.parent.glob(f".{target.name}.*")) if target.parent.is_dir() else []
-
-
 class Staging:
     """A working folder beside the target, which takes the target's name at the end or vanishes.
 
-    A target that is replaced is there, whole, until the new one takes its place.
+    A target that is replaced is there, whole, until the new one takes its place. What conversions to the same target
+    left when they were killed is removed.
     """
 
     def __init__(self, target: Path):
         self.target = target
-        self.folder = target.with_name(f".{target.name}.converting-{uuid.uuid4().hex[:12]}")
+        self._stack = ExitStack()
 
     def __enter__(self) -> "Staging":
-        try:
-            self.folder.mkdir(parents=True)
-        except OSError as err:
-            raise UserError(f"{self.folder.parent}: cannot be written ({err.strerror}).") from None
+        with writing(self.target.parent):
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            self.folder = self._stack.enter_context(
+                temporary_folder(self.target.parent, f"{self.target.name}.converting-")
+            )
         return self
 
     def publish(self) -> None:
@@ -123,23 +123,10 @@ class Staging:
         Raises:
             UserError: when that fails; an earlier data set of this name is back in its place then.
         """
-        old = self.target.with_name(f".{self.target.name}.replaced-{uuid.uuid4().hex[:12]}")
-        try:
-            if self.target.exists():
-                os.rename(self.target, old)
-            try:
-                os.rename(self.folder, self.target)
-            except OSError:
-                if old.exists():
-                    os.rename(old, self.target)
-                raise
-        except OSError as err:
-            raise UserError(f"{self.target}: cannot be written ({err.strerror}).") from None
-        if old.is_symlink():
-            old.unlink()
-        shutil.rmtree(old, ignore_errors=True)
+        with writing(self.target):
+            replace_folder(self.folder, self.target)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._stack.close()

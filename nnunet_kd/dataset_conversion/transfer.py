@@ -218,11 +218,11 @@ def remap(values: np.ndarray, table: Mapping[int, int]) -> np.ndarray:
         values: whole numbers, of any dtype, all of them in the table.
         table: raw value -> new value.
     """
-    new_values = np.zeros(max(table) + 1, np.uint8 if max(table.values()) < 256 else np.uint16)
-    new_values[list(table)] = list(table.values())
-    result = np.empty(values.shape, new_values.dtype)
+    raw = np.array(sorted(table), dtype=np.int64)
+    new = np.array([table[v] for v in raw.tolist()], np.uint8 if max(table.values()) < 256 else np.uint16)
+    result = np.empty(values.shape, new.dtype)
     for slice_of_result, slice_of_values in zip(result, values, strict=True):  # indices of 64 bits for a slice only
-        slice_of_result[...] = new_values[slice_of_values.astype(np.intp)]
+        slice_of_result[...] = new[np.searchsorted(raw, slice_of_values.astype(np.int64))]
     return result
 
 

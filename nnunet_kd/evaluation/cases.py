@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from scipy import ndimage
+import fastremap
 
 from nnunet_kd.errors import UserError
 from nnunet_kd.evaluation.metrics import MetricSettings, segmentation_metrics
@@ -49,8 +49,7 @@ def evaluate_case(
     known = definition.known_values()
     unknown = {}
     for file, segmentation in ((prediction_file, prediction), (reference_file, reference)):
-        found = [i for i, box in enumerate(ndimage.find_objects(segmentation.values), 1) if box and i not in known]
-        if found:
+        if found := sorted(set(fastremap.unique(segmentation.values).tolist()) - known):
             unknown[str(file)] = found
     metrics = segmentation_metrics(
         prediction.values,

@@ -16,7 +16,7 @@ from nnunet_kd.evaluation.cases import CaseResult, evaluate_case, in_parallel
 from nnunet_kd.evaluation.metrics import EMPTY_RULE_OF, EMPTY_RULES, ONE_EMPTY, MetricSettings
 from nnunet_kd.evaluation.segmentations import LabelDefinition, find_reader
 from nnunet_kd.evaluation.table import METRICS, OWN_KEY, Evaluation, nan_mean
-from nnunet_kd.files import write_json, write_whole
+from nnunet_kd.files import list_folder, write_json, write_whole
 
 LISTED = 10
 
@@ -116,7 +116,7 @@ def _common_names(predictions: Path, references: Path, ending: str, chill: bool)
     for flag, folder in (("-i", predictions), ("-r", references)):
         if not folder.is_dir():
             raise UserError(f"{flag} {folder}: no such folder.")
-        found.append({p.name for p in folder.iterdir() if p.name.endswith(ending) and not p.name.startswith(".")})
+        found.append({p.name for p in list_folder(folder) if p.name.endswith(ending)})
         if not found[-1]:
             raise UserError(f"{flag} {folder}: holds no {ending} file (the file_ending of dataset.json).")
     there, wanted = found

@@ -108,7 +108,8 @@ def segmentation_metrics(
         settings: tolerances and rule for empty masks.
         ignore_label: voxels that have it in the reference belong to neither mask.
     """
-    boxes = [ndimage.find_objects(s) for s in (prediction, reference)]
+    largest = max(1, *(v for label in labels for v in label.values))  # one stray voxel may have a label of millions
+    boxes = [ndimage.find_objects(s, largest) for s in (prediction, reference)]
     n_valid = reference.size - (0 if ignore_label is None else int(np.count_nonzero(reference == ignore_label)))
     result = {}
     for label in labels:

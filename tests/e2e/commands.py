@@ -5,8 +5,9 @@ Imports are most of the time of a command on a handful of small images.
 
 import multiprocessing
 import os
+import resource
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.forked import run_installed
@@ -29,14 +30,52 @@ def run_command(command: Sequence[object], environment: Mapping[str, str], timeo
     """
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "output"
-        process = _context.Process(
-            target=run_installed, args=([str(c) for c in command], dict(environment), str(output))
+        code = _run(timeout, run_installed, [str(c) for c in command], dict(environment), str(output))
+        return code, _read(output)
+
+
+def run_separately(
+    command: Sequence[str], environment: Mapping[str, str], timeout: float, cwd: Path, limits: Mapping[int, int]
+) -> tuple[int, str, str]:
+    """Runs an installed command within limits.
+
+    Args:
+        command: name and arguments.
+        environment: the whole environment of the command.
+        timeout: seconds, after which the command is killed.
+        cwd: its working directory.
+        limits: for example ``{resource.RLIMIT_AS: bytes}``.
+
+    Returns:
+        Exit code, and what it printed to standard output and to standard error.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        output, errors = Path(folder) / "output", Path(folder) / "errors"
+        code = _run(
+            timeout, _run_within, list(command), dict(environment), str(output), str(errors), str(cwd), dict(limits)
         )
-        process.start()
-        process.join(timeout)
-        if process.is_alive():
-            process.kill()
-            process.join()
-        printed = output.read_text(errors="replace") if output.exists() else ""
+        return code, _read(output), _read(errors)
+
+
+def _run_within(
+    command: list[str], environment: dict[str, str], output: str, errors: str, cwd: str, limits: dict[int, int]
+) -> None:
+    os.chdir(cwd)
+    for kind, limit in limits.items():
+        resource.setrlimit(kind, (limit, limit))
+    run_installed(command, environment, output, errors)
+
+
+def _run(timeout: float, target: Callable[..., None], *arguments: object) -> int:
+    process = _context.Process(target=target, args=arguments)
+    process.start()
+    process.join(timeout)
+    if process.is_alive():
+        process.kill()
+        process.join()
     assert process.exitcode is not None
-    return process.exitcode, printed
+    return process.exitcode
+
+
+def _read(file: Path) -> str:
+    return file.read_text(errors="replace") if file.exists() else ""

@@ -174,6 +174,7 @@ def test_dicom_series_are_put_in_their_order(tmp_path, nnunet_raw):
         ("0=liver", "the value 0 is the background"),
         ("3=background", "the value 0 is the background"),
         ("1=liver,1=tumor", "the value 1 has two names"),
+        ("99999999999=liver", "found the value 99999999999, expected 4294967295 at most"),
         ("liver,liver", "write 1=liver,2=liver to merge"),
         ("0=background", "name at least one label"),
     ],

@@ -4,6 +4,9 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
+import sys
+import tracemalloc
 from pathlib import Path
 
 import nibabel as nib
@@ -165,11 +168,34 @@ def test_an_interrupted_conversion_leaves_nothing(raw, nnunet_raw, number, monke
     assert signal.getsignal(number) is handler
 
 
-def test_what_a_killed_conversion_left_is_mentioned(raw, nnunet_raw, capsys):
-    left = nnunet_raw / f".{TARGET}.converting-0123"
-    left.mkdir()
+def left_by_a_killed_process(folder: Path, prefix: str) -> Path:
+    """A folder under the name that a process which is dead would have given it."""
+    program = "import sys; from pathlib import Path; from nnunet_kd.files import temporary_path as path"
+    made = f"{program}; folder = path(Path(sys.argv[1]), prefix=sys.argv[2]); folder.mkdir(); print(folder)"
+    return Path(subprocess.check_output([sys.executable, "-c", made, str(folder), prefix], text=True).strip())
+
+
+def test_what_killed_conversions_left_is_removed(raw, nnunet_raw):
     convert(raw)
-    assert f"note: {left}: left by a conversion that was killed" in capsys.readouterr().out
+    for kind in ("converting", "replaced"):
+        left = left_by_a_killed_process(nnunet_raw, f"{TARGET}.{kind}-")
+        (left / "imagesTr").mkdir()
+    other = left_by_a_killed_process(nnunet_raw, "Dataset001_Other.converting-")
+    convert(raw, "--overwrite")
+    assert {f.name for f in nnunet_raw.iterdir()} == {TARGET, other.name}
+
+
+def test_a_data_set_that_was_put_aside_when_a_conversion_was_killed_is_back(raw, nnunet_raw):
+    convert(raw)
+    before = contents(nnunet_raw / TARGET)
+    aside = left_by_a_killed_process(nnunet_raw, f"{TARGET}.replaced-")
+    aside.rmdir()
+    (nnunet_raw / TARGET).rename(aside)
+    (raw / "train" / "Patient_06" / "GT.nii.gz").write_bytes(b"damaged")
+    with pytest.raises(SystemExit):
+        convert(raw, "--overwrite")
+    assert contents(nnunet_raw / TARGET) == before
+    assert [f.name for f in nnunet_raw.iterdir()] == [TARGET]
 
 
 def die(*arguments):
@@ -233,6 +259,14 @@ def test_relabelling_by_a_table():
     assert result.dtype == np.uint8
     assert result.tolist() == [[[0, 1], [2, 0]]]
     assert remap(values, {0: 0, 2: 300, 35: 2, 207: 1}).dtype == np.uint16
+
+
+def test_a_label_of_millions_takes_no_memory():
+    values = np.array([[0, 4_000_000_000]], dtype=np.uint32)
+    tracemalloc.start()
+    assert remap(values, {0: 0, 4_000_000_000: 1}).tolist() == [[0, 1]]
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
 
 
 def test_folds_by_group_share_no_group_and_cover_all_cases():
