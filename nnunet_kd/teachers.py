@@ -196,24 +196,68 @@ def build_network(
     )
 
 
-def load_network(model: TeacherModel, fold: int | str, device: torch.device) -> tuple[torch.nn.Module, dict[str, Any]]:
-    """One frozen teacher on ``device``, in evaluation mode and without deep supervision, and its checkpoint.
+def load_trained(model: TeacherModel, fold: int | str) -> dict[str, Any]:
+    """The checkpoint of a fold that shall predict.
 
     Raises:
-        UserError: when the checkpoint does not fit the network that its plans describe.
+        UserError: when it cannot be read, or holds weights that are not finite.
     """
-    checkpoint = load_checkpoint_file(model.checkpoint_file(fold))
-    with contextlib.redirect_stdout(None):  # nnU-Net talks about trainer folders at every look-up
-        network = build_network(
-            model.plans_manager, model.configuration, model.dataset_json, str(checkpoint["trainer_name"])
-        )
+    file = model.checkpoint_file(fold)
+    checkpoint = load_checkpoint_file(file)
+    for name, weights in checkpoint["network_weights"].items():
+        if not weights.isfinite().all():
+            raise UserError(
+                f"{file}: its weights {name} are not all finite, this training diverged; train fold {fold} again or "
+                "leave it out."
+            )
+    return checkpoint
+
+
+def set_weights(network: torch.nn.Module, checkpoint: dict[str, Any], model: TeacherModel, fold: int | str) -> None:
+    """Gives a network the weights of a fold's checkpoint.
+
+    Raises:
+        UserError: when they do not fit.
+    """
     try:
         network.load_state_dict(checkpoint["network_weights"])
     except RuntimeError as err:
         raise UserError(
             f"{model.checkpoint_file(fold)}: does not fit the network in {model.folder / 'plans.json'}."
         ) from err
+
+
+def load_network(model: TeacherModel, fold: int | str, device: torch.device) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """One frozen teacher on ``device``, in evaluation mode and without deep supervision, and its checkpoint.
+
+    Raises:
+        UserError: when the training diverged, or the checkpoint does not fit the network that its plans describe.
+    """
+    checkpoint = load_trained(model, fold)
+    with contextlib.redirect_stdout(None):  # nnU-Net talks about trainer folders at every look-up
+        network = build_network(
+            model.plans_manager, model.configuration, model.dataset_json, str(checkpoint["trainer_name"])
+        )
+    set_weights(network, checkpoint, model, fold)
     return network.requires_grad_(False).to(device).eval(), checkpoint
+
+
+def check_logits(logits: torch.Tensor, network: str, where: str) -> None:
+    """Refuses what a network gave when it is not finite; nnU-Net would take it for background.
+
+    Args:
+        logits: any shape.
+        network: name of the model folder and its fold.
+        where: what it was given.
+
+    Raises:
+        UserError: names the network.
+    """
+    if not logits.isfinite().all():
+        raise UserError(
+            f"teacher {network}: its logits for {where} are not finite; train it again or leave it out, or look for "
+            'extreme values in the image and set precision in the "kd" block to bf16.'
+        )
 
 
 def load_predictor(model: TeacherModel, fold: int | str, ensemble: Ensemble, device: torch.device) -> nnUNetPredictor:
@@ -221,7 +265,7 @@ def load_predictor(model: TeacherModel, fold: int | str, ensemble: Ensemble, dev
     ``predict_sliding_window_return_logits``.
 
     Raises:
-        UserError: when the checkpoint does not fit the network that its plans describe.
+        UserError: when the training diverged, or the checkpoint does not fit the network that its plans describe.
     """
     network, checkpoint = load_network(model, fold, device)
     with contextlib.redirect_stdout(None):  # and about devices

@@ -161,7 +161,8 @@ class nnUNetTrainerKDOnline(nnUNetTrainerKDStudent):
 
     def run_network(self, images: Tensor) -> Any:
         """The teachers first, while no activation of the student is in memory, in the same autocast."""
-        self._lessons = tuple(t.teach(images) for t in self.online_teachers)
+        with exit_on_user_error():
+            self._lessons = tuple(t.teach(images) for t in self.online_teachers)
         if self.student_taps is None:
             return super().run_network(images)
         with self.student_taps.recording():

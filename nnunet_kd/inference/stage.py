@@ -18,7 +18,7 @@ from nnunet_kd.errors import UserError
 from nnunet_kd.inference.box import Box
 from nnunet_kd.inference.region import PreparedImage, fitted, resample_region
 from nnunet_kd.softlabels.geometry import spacing_3d
-from nnunet_kd.teachers import TeacherModel, build_network, find_teachers, load_checkpoint_file
+from nnunet_kd.teachers import TeacherModel, build_network, find_teachers, load_trained, set_weights
 
 
 @dataclass(frozen=True)
@@ -101,21 +101,16 @@ def load_stage(
     """Loads every fold of a model into nnU-Net's predictor.
 
     Raises:
-        UserError: for checkpoints that cannot be read or do not fit the plans.
+        UserError: for checkpoints that cannot be read, are of a training that diverged or do not fit the plans.
     """
-    checkpoints = [load_checkpoint_file(model.checkpoint_file(f)) for f in model.folds]
+    checkpoints = [load_trained(model, f) for f in model.folds]
     first = checkpoints[0]
     trainer = str(first["trainer_name"])
     with contextlib.redirect_stdout(None):  # nnU-Net talks about devices and trainer folders at every construction
         network = build_network(model.plans_manager, model.configuration, model.dataset_json, trainer)
         predictor = nnUNetPredictor(tile_step_size=step_size, use_mirroring=mirroring, device=device, allow_tqdm=False)
     for fold, checkpoint in zip(model.folds, checkpoints, strict=True):
-        try:
-            network.load_state_dict(checkpoint["network_weights"])
-        except RuntimeError as err:
-            raise UserError(
-                f"{model.checkpoint_file(fold)}: does not fit the network in {model.folder / 'plans.json'}."
-            ) from err
+        set_weights(network, checkpoint, model, fold)
     predictor.manual_initialization(
         network.to(device).eval(),
         model.plans_manager,

@@ -17,7 +17,7 @@ from nnunet_kd.inheritance.reconstruct import Batch, reconstruct
 from nnunet_kd.losses.soft_labels import SoftCrossEntropy, SoftDiceLoss
 from nnunet_kd.online_teachers import check_same_input
 from nnunet_kd.softlabels.geometry import StudentSpace, check_teacher
-from nnunet_kd.teachers import TeacherModel, find_teachers, load_checkpoint_file, load_network, split_folds
+from nnunet_kd.teachers import TeacherModel, find_teachers, load_network, load_trained, split_folds
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,12 @@ def copy_member(network: nn.Module, member: Member) -> None:
             "kd.student.start is best_member, but no teacher has a validation/summary.json; validate them with "
             "nnUNetv2_train ... --val, or use start random."
         )
-    file = member.model.checkpoint_file(member.fold)
+    file, weights = (
+        member.model.checkpoint_file(member.fold),
+        load_trained(member.model, member.fold)["network_weights"],
+    )
     try:
-        network.load_state_dict(load_checkpoint_file(file)["network_weights"])
+        network.load_state_dict(weights)
     except RuntimeError as err:
         raise UserError(
             f"kd.student.start is best_member, but {file} has another architecture than the student; use start "

@@ -21,7 +21,7 @@ from nnunet_kd.softlabels.geometry import CaseSpace, choose_path, from_original_
 from nnunet_kd.softlabels.locations import sample_locations
 from nnunet_kd.softlabels.maps import read_map
 from nnunet_kd.softlabels.orientation import same_axes
-from nnunet_kd.teachers import TeacherModel, load_predictor
+from nnunet_kd.teachers import TeacherModel, check_logits, load_predictor
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,8 @@ class Exporter:
             data, properties = inputs[model.folder]
             path = choose_path(self.ensemble.student, model)
             logits = [self._predict_logits(model, f, data) for f in model.folds]
+            for fold, values in zip(model.folds, logits, strict=True):
+                check_logits(values, f"{model.folder.name} fold {fold}", f"case {case.name}")
             if self.ensemble.kd.ensemble.combine == "logits":
                 logits = [torch.stack(logits).float().mean(0)]
             for member in logits:
@@ -99,7 +101,12 @@ class Exporter:
     def _predict_logits(self, model: TeacherModel, fold: int | str, data: torch.Tensor) -> torch.Tensor:
         bf16 = self.ensemble.kd.ensemble.precision == "bf16" and self.device.type == "cpu"
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-            return self._predictor(model, fold).predict_sliding_window_return_logits(data).cpu()
+            try:
+                return self._predictor(model, fold).predict_sliding_window_return_logits(data).cpu()
+            except RuntimeError as err:
+                if "inf in predicted array" not in str(err):
+                    raise
+                return torch.tensor(torch.inf)  # nnU-Net 2.8 looks for infinity, but not for NaN
 
     def _predictor(self, model: TeacherModel, fold: int | str) -> nnUNetPredictor:
         key = model.checkpoint_file(fold)

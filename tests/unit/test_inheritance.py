@@ -219,16 +219,6 @@ def test_it_is_repeatable_and_touches_only_the_students_weights():
     assert not any(m._forward_hooks or m._forward_pre_hooks for n in (first, teacher) for m in n.modules())
 
 
-def test_a_diverged_teacher_is_refused_and_the_student_left_as_it_was():
-    teacher, student = (unet(PlainConvUNet, 2, [4, 4]) for _ in range(2))
-    before = copy.deepcopy(student.state_dict())
-    with torch.no_grad():
-        teacher.decoder.seg_layers[0].bias[0] = float("nan")
-    with pytest.raises(CannotInheritError, match="not finite"):
-        rebuild(student, teacher, batches(2))
-    assert all(torch.equal(a, b) for a, b in zip(before.values(), student.state_dict().values(), strict=True))
-
-
 def test_regions_too():
     torch.manual_seed(8)
     teacher, student = (unet(PlainConvUNet, 2, [4, 8]) for _ in range(2))
