@@ -53,7 +53,7 @@ class nnUNetTrainerKDStudent(nnUNetTrainerKDBase):
     def export_missing(self, ensemble: TeachingEnsemble, cases: list[str]) -> SoftLabelStore:
         """The ensemble's store after the cases that it lacked were exported; under DDP the ranks share them."""
         store = ensemble.open_store()
-        if missing := store.missing(cases):
+        if missing := ensemble.missing(store, cases):
             self.print_to_log_file(f"Soft labels of {len(missing)} cases are missing, exporting them to {store.folder}")
         # Shares are cut from all cases: what is missing changes while the other ranks export.
         mine = shard(cases, number_of_ranks(), self.local_rank)

@@ -54,7 +54,7 @@ def _export(ensemble, args: argparse.Namespace) -> None:
     from nnunet_kd.environment import torch_device
     from nnunet_kd.softlabels.export import Exporter, shard
 
-    everything = ensemble.student.cases(args.labeled_only)
+    everything = _cases(ensemble, args.labeled_only)
     cases = shard(everything, args.num_parts, args.part_id)
     print(f"ensemble {ensemble.ensemble_id}: {ensemble.describe()}")
     if unlabeled := sum(not ensemble.student.is_labeled(c) for c in everything):
@@ -66,30 +66,43 @@ def _export(ensemble, args: argparse.Namespace) -> None:
         f"{summary.written} cases written in {summary.seconds:.1f} s, {summary.already_there} were there already; "
         f"{len(store.cases())} cases, {size / 1e6:.2f} MB in {store.folder}"
     )
-    if left := store.missing(everything):
+    if left := ensemble.missing(store, everything):
         print(f"{len(left)} cases are left for the other parts")
     else:
         print(f"Next: nnUNetv2_train {args.d} {args.c} FOLD -tr {ensemble.kd.student.trainer} -p {args.p}")
 
 
+def _cases(ensemble, labeled_only: bool) -> list[str]:
+    """Cases that the student learns from; without a share of the batches unlabeled cases are not needed."""
+    return ensemble.student.cases(labeled_only or ensemble.kd.unlabeled.fraction == 0)
+
+
 def _verify(ensemble, labeled_only: bool) -> None:
     from tqdm import tqdm
 
+    from nnunet_kd.data.image_cases import listing
     from nnunet_kd.errors import UserError
-    from nnunet_kd.softlabels.geometry import CaseSpace
-    from nnunet_kd.softlabels.store import SoftLabelStore
+    from nnunet_kd.softlabels.store import MISSING
 
-    store = SoftLabelStore.open(ensemble.store_folder)
-    student = ensemble.student
-    shapes = {c: CaseSpace.load(student, c).shape for c in student.cases(labeled_only)}
-    allowed = set(student.cases())
-    results = list(tqdm(store.verify(shapes), total=len({*shapes, *store.cases()}), desc="verify", unit="case"))
-    results = [r for r in results if r[0] in shapes or r[0] not in allowed]
-    bad = [f"{case}: {fault}" for case, fault in results if fault is not None]
+    store, student = ensemble.open_store(create=False), ensemble.student
+    needed = _cases(ensemble, labeled_only)
+    there = store.cases()
+    passed_over = [c for c in student.cases() if c in there and c not in needed]
+    images = {c: student.preprocessed_image(c) for c in needed}
+    results = {
+        case: fault
+        for case, fault in tqdm(store.verify(images), total=len({*images, *there}), desc="verify", unit="case")
+        if case not in passed_over
+    }
+    bad = [f"{case}: {fault}" for case, fault in results.items() if fault not in (None, MISSING)]
     if bad:
         raise UserError(
-            f"{store.folder}: {len(bad)} of {len(results)} cases are not as they should be ({'; '.join(bad[:10])}); "
-            "remove those "
-            "files and export again."
+            f"{store.folder}: {len(bad)} of {len(results)} cases are not as they should be ({listing(bad)}); "
+            "remove those files and export again."
         )
-    print(f"{len(results)} cases are whole: {store.folder}")
+    missing = [c for c, fault in results.items() if fault == MISSING]
+    if labeled := [c for c in missing if student.is_labeled(c)]:
+        raise UserError(f"{store.folder}: {len(labeled)} cases are missing ({listing(labeled)}); export them first.")
+    print(f"{len(results) - len(missing)} cases are whole: {store.folder}")
+    if missing:
+        print(f"{len(missing)} unlabeled cases are not exported: {listing(missing)}")

@@ -5,8 +5,10 @@ from typing import Any
 import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 
+from nnunet_kd.errors import UserError
 from nnunet_kd.softlabels.encoding import ONE
 from nnunet_kd.softlabels.geometry import StudentSpace
+from nnunet_kd.softlabels.preprocessed import load_preprocessed
 from nnunet_kd.softlabels.store import SoftLabelStore
 
 
@@ -46,8 +48,8 @@ class SoftLabelDataset:
 
     def load_case(self, identifier: str) -> tuple[ImageWithSoftLabels, Any, Any, dict]:
         """As nnU-Net's dataset: image with soft labels, segmentation, that of the previous stage, properties."""
-        image, segmentation, previous_stage, properties = self.dataset.load_case(identifier)
-        return ImageWithSoftLabels(image, self.store.read(identifier)), segmentation, previous_stage, properties
+        image, segmentation, previous_stage, properties = load_preprocessed(self.dataset, identifier)
+        return _join(image, self.store, identifier), segmentation, previous_stage, properties
 
 
 class UnlabeledDataset:
@@ -68,7 +70,22 @@ class UnlabeledDataset:
         if self.store is None:
             return image, nonzero, None, {**properties, "class_locations": _Nowhere()}
         properties = {**properties, "class_locations": self.store.locations(identifier)}
-        return ImageWithSoftLabels(image, self.store.read(identifier)), nonzero, None, properties
+        return _join(image, self.store, identifier), nonzero, None, properties
+
+
+def _join(image: Any, store: SoftLabelStore, case: str) -> ImageWithSoftLabels:
+    """Image and soft labels of a case.
+
+    Raises:
+        UserError: when their shapes differ.
+    """
+    soft_labels = store.read(case)
+    if tuple(image.shape[1:]) != tuple(soft_labels.shape[1:]):
+        raise UserError(
+            f"{store.file(case)}: has shape {tuple(soft_labels.shape[1:])}, the preprocessed image has "
+            f"{tuple(image.shape[1:])}; run nnUNetv2_kd softlabels again."
+        )
+    return ImageWithSoftLabels(image, soft_labels)
 
 
 class _Nowhere(dict):

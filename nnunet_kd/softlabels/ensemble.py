@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -15,10 +15,10 @@ import nnunet_kd
 from nnunet_kd.config import KDConfig
 from nnunet_kd.errors import UserError
 from nnunet_kd.files import load_json_file
-from nnunet_kd.softlabels.geometry import StudentSpace, check_teacher, reader_of
+from nnunet_kd.softlabels.geometry import StudentSpace, check_teacher, preprocessing_of, reader_of
 from nnunet_kd.softlabels.maps import reader_of_maps
 from nnunet_kd.softlabels.orientation import check_readers, same_axes
-from nnunet_kd.softlabels.store import FORMAT, SoftLabelStore
+from nnunet_kd.softlabels.store import FORMAT, MANIFEST, SoftLabelStore
 from nnunet_kd.teachers import TeacherModel, find_teachers
 
 
@@ -160,8 +160,14 @@ class TeachingEnsemble:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What makes the soft labels what they are; two ensembles with equal identity have equal soft labels."""
-        e = self.kd.ensemble
-        identity: dict[str, Any] = {"dtype": self.kd.store.dtype, "data_identifier": self.student.folder.name}
+        e, student = self.kd.ensemble, self.student
+        identity: dict[str, Any] = {
+            "dtype": self.kd.store.dtype,
+            "data_identifier": student.folder.name,
+            "preprocessing": preprocessing_of(
+                student.plans_manager, student.configuration_manager, student.dataset_json
+            ),
+        }
         if self.maps is not None:
             files = [(f.name, f.stat().st_size) for f in sorted(self.maps.glob("*.npz"))]
             source = {"from_folder": str(self.maps.resolve()), "files_sha256": _digest(files)}
@@ -183,33 +189,56 @@ class TeachingEnsemble:
             identity["splits_sha256"] = _digest(self._splits)
         return identity
 
-    @property
+    @cached_property
     def ensemble_id(self) -> str:
-        """Readable name and a short hash of :attr:`identity`."""
-        return f"{self.kd.ensemble.name}-{_digest(self.identity)[:10]}"
+        """Readable name and a short hash of :attr:`identity`.
+
+        Earlier versions left the preprocessing out: where there is a store of theirs, and none of this one, it is the
+        hash of the rest.
+        """
+        before = {key: value for key, value in self.identity.items() if key != "preprocessing"}
+        now, earlier = (f"{self.kd.ensemble.name}-{_digest(i)[:10]}" for i in (self.identity, before))
+        there = [(self._folder(i) / MANIFEST).is_file() for i in (now, earlier)]
+        return earlier if there == [False, True] else now
 
     @property
     def store_folder(self) -> Path:
         """Where the soft labels live."""
-        return self.student.preprocessed / "kd_softlabels" / self.ensemble_id / self.student.folder.name
+        return self._folder(self.ensemble_id)
 
-    def open_store(self) -> SoftLabelStore:
-        """Opens the ensemble's store, making an empty one where there is none."""
+    def _folder(self, ensemble_id: str) -> Path:
+        return self.student.preprocessed / "kd_softlabels" / ensemble_id / self.student.folder.name
+
+    def open_store(self, create: bool = True) -> SoftLabelStore:
+        """Opens the ensemble's store.
+
+        Args:
+            create: make an empty one where there is none.
+
+        Raises:
+            UserError: when the folder holds other soft labels, or there is no store and none is to be made.
+        """
         labels = self.student.label_manager
-        return SoftLabelStore.create(
-            self.store_folder,
-            {
-                "format": FORMAT,
-                "identity": self.identity,
-                "labels": {
-                    "regions": bool(labels.has_regions),
-                    "heads": int(labels.num_segmentation_heads),
-                    "definition": self.student.dataset_json["labels"],
-                    "regions_class_order": self.student.dataset_json.get("regions_class_order"),
-                },
-                "versions": {"nnunet_kd": nnunet_kd.__version__, "nnunetv2": version("nnunetv2")},
+        manifest = {
+            "format": FORMAT,
+            "identity": self.identity,
+            "labels": {
+                "regions": bool(labels.has_regions),
+                "heads": int(labels.num_segmentation_heads),
+                "definition": self.student.dataset_json["labels"],
+                "regions_class_order": self.student.dataset_json.get("regions_class_order"),
             },
-        )
+            "versions": {"nnunet_kd": nnunet_kd.__version__, "nnunetv2": version("nnunetv2")},
+        }
+        return (SoftLabelStore.create if create else SoftLabelStore.open)(self.store_folder, manifest)
+
+    def missing(self, store: SoftLabelStore, cases: Sequence[str]) -> list[str]:
+        """Those of ``cases`` that the store lacks, or holds broken or for another image than the preprocessed one.
+
+        Raises:
+            UserError: for a case whose preprocessed files cannot be read.
+        """
+        return [c for c in cases if store.fault(c, self.student.preprocessed_image(c)) is not None]
 
     def describe(self) -> str:
         """One line per model folder, for logs."""

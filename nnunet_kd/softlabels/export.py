@@ -21,6 +21,7 @@ from nnunet_kd.softlabels.geometry import CaseSpace, choose_path, from_original_
 from nnunet_kd.softlabels.locations import sample_locations
 from nnunet_kd.softlabels.maps import read_map
 from nnunet_kd.softlabels.orientation import same_axes
+from nnunet_kd.softlabels.preprocessed import image_digest
 from nnunet_kd.teachers import TeacherModel, check_logits, load_predictor
 
 
@@ -42,7 +43,9 @@ class Exporter:
     _predictors: dict[Path, nnUNetPredictor] = field(default_factory=dict)
 
     def run(self, cases: Sequence[str], progress: bool = True) -> ExportSummary:
-        """Writes those of ``cases`` that the store lacks; loading, predicting and writing overlap.
+        """Writes those of ``cases`` that the store lacks or holds for other images.
+
+        Loading, predicting and writing overlap.
 
         Args:
             cases: case names of the student's preprocessed data, labeled or not.
@@ -52,7 +55,7 @@ class Exporter:
             UserError: for a case that cannot be predicted; cases written so far stay.
         """
         store, student = self.ensemble.open_store(), self.ensemble.student
-        todo = store.missing(cases)
+        todo = self.ensemble.missing(store, cases)
         start = perf_counter()
         patch = student.configuration_manager.patch_size
         with ThreadPoolExecutor(1) as loader, ThreadPoolExecutor(1) as writer:
@@ -62,7 +65,7 @@ class Exporter:
                 assert loading is not None
                 case, inputs = loading.result()
                 loading = loader.submit(self._load, todo[i + 1]) if i + 1 < len(todo) else None
-                if name in store:  # another exporter was faster
+                if not self.ensemble.missing(store, [name]):  # another exporter was faster
                     continue
                 probabilities = self.predict(case, inputs)
                 if writing is not None:
@@ -180,6 +183,7 @@ class Exporter:
                 for f in m.folds
             ],
             "reference_dice": None,
+            "image": image_digest(case.image),
         }
         if self.ensemble.student.is_labeled(case.name):
             record["reference_dice"] = reference_dice(segmentation, np.asarray(case.reference[0]), labels)

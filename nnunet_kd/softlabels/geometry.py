@@ -31,6 +31,7 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from nnunet_kd.errors import UserError
 from nnunet_kd.planning.resampling import with_fast_resampling
 from nnunet_kd.softlabels.orientation import check_readers, same_axes, turn
+from nnunet_kd.softlabels.preprocessed import PreprocessedImage, image_digest, load_preprocessed
 from nnunet_kd.teachers import TeacherModel
 
 GeometryPath = Literal["direct", "resampled", "original"]
@@ -68,14 +69,16 @@ class StudentSpace:
         """nnU-Net's dataset of all preprocessed cases.
 
         Raises:
-            UserError: when the configuration was not preprocessed.
+            UserError: when the configuration was not preprocessed, or the folder holds files of other kinds too.
         """
-        if not self.folder.is_dir():
+        try:
+            return infer_dataset_class(str(self.folder))(str(self.folder))
+        except (OSError, AssertionError, KeyError) as err:
             raise UserError(
-                f"{self.folder}: no preprocessed data; make it with: nnUNetv2_preprocess -d {self.preprocessed.name} "
-                f"-c {self.configuration} -plans_name {self.plans_manager.plans_name}"
-            )
-        return infer_dataset_class(str(self.folder))(str(self.folder))
+                f"{self.folder}: no preprocessed data of one kind; make it in an empty folder with: "
+                f"nnUNetv2_preprocess -d {self.preprocessed.name} -c {self.configuration} "
+                f"-plans_name {self.plans_manager.plans_name}"
+            ) from err
 
     @property
     def unlabeled_folder(self) -> Path:
@@ -106,10 +109,22 @@ class StudentSpace:
     def load_case(self, case: str) -> tuple[Any, Any, Any, dict[str, Any]]:
         """A labeled or unlabeled case as nnU-Net's dataset gives it; the segmentation of the latter is its mask of
         nonzero voxels (0 inside, -1 outside).
+
+        Raises:
+            UserError: for files that are missing or broken.
         """
-        if case in self._unlabeled_set:
-            return nnUNetDatasetBlosc2(str(self.unlabeled_folder), [case]).load_case(case)
-        return self.dataset.load_case(case)
+        unlabeled = case in self._unlabeled_set
+        dataset = nnUNetDatasetBlosc2(str(self.unlabeled_folder), [case]) if unlabeled else self.dataset
+        return load_preprocessed(dataset, case)
+
+    def preprocessed_image(self, case: str) -> PreprocessedImage:
+        """What the soft labels of a case must fit to.
+
+        Raises:
+            UserError: for files that are missing or broken.
+        """
+        image = CaseSpace.load(self, case).image
+        return PreprocessedImage(tuple(image.shape[1:]), image_digest(image), self.is_labeled(case))
 
     def is_labeled(self, case: str) -> bool:
         """Whether a case has a reference segmentation."""

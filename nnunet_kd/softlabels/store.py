@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,20 @@ import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 
 from nnunet_kd.errors import UserError
-from nnunet_kd.files import write_json, write_whole
+from nnunet_kd.files import load_json_file, remove_abandoned, write_json, write_whole, writing
 from nnunet_kd.softlabels.encoding import encode
 from nnunet_kd.softlabels.locations import Locations, from_bytes, to_bytes
+from nnunet_kd.softlabels.preprocessed import PreprocessedImage
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+MISSING = "is missing"  # what verify says of a case that is not there
 _RECORD = "nnunet_kd"
 _LOCATIONS = "nnunet_kd_locations"
+
+
+class _DamageError(Exception):
+    """Says what is wrong with the file of a case."""
 
 
 class SoftLabelStore:
@@ -36,6 +43,7 @@ class SoftLabelStore:
         self.manifest = manifest
         self.regions: bool = manifest["labels"]["regions"]
         self.dtype: str = manifest["identity"]["dtype"]
+        self._checked: dict[str, tuple[int, ...]] = {}
 
     @classmethod
     def create(cls, folder: Path, manifest: Mapping[str, Any]) -> "SoftLabelStore":
@@ -46,43 +54,50 @@ class SoftLabelStore:
             manifest: ``format``, ``identity`` (what makes the soft labels what they are), ``labels``, ``versions``.
 
         Raises:
-            UserError: when the folder holds a store of other soft labels, with the first difference.
+            UserError: when the folder holds a store of other soft labels, with the first difference, or cannot be
+                written.
         """
         if not (folder / MANIFEST).exists():
-            folder.mkdir(parents=True, exist_ok=True)
+            with writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / MANIFEST, manifest)
-        store = cls.open(folder)
-        for key in ("format", "identity", "labels"):
-            difference = _first_difference(store.manifest.get(key), json.loads(json.dumps(manifest[key])), key)
-            if difference:
-                raise UserError(
-                    f"{folder}: holds other soft labels than asked for ({difference}); move that folder away or "
-                    "export under "
-                    "another ensemble.name."
-                )
-        return store
+        remove_abandoned(folder)
+        return cls.open(folder, manifest)
 
     @classmethod
-    def open(cls, folder: Path) -> "SoftLabelStore":
+    def open(cls, folder: Path, manifest: Mapping[str, Any] | None = None) -> "SoftLabelStore":
         """Opens an existing store.
 
+        Args:
+            folder: the store's folder.
+            manifest: what its manifest must say, apart from ``versions``; any manifest will do where this is left out.
+
         Raises:
-            UserError: when there is none or its manifest cannot be read.
+            UserError: when there is none, its manifest cannot be read, or it holds other soft labels.
         """
         file = folder / MANIFEST
+        if not file.exists():
+            raise UserError(f"{folder}: no soft labels here; make them with nnUNetv2_kd softlabels.")
+        found = load_json_file(file)
         try:
-            manifest = json.loads(file.read_text())
-            if manifest["format"] != FORMAT:
-                raise UserError(
-                    f"{file}: has format {manifest['format']}, this version reads {FORMAT}; export it again."
-                )
-            return cls(folder, manifest)
-        except FileNotFoundError:
-            raise UserError(f"{folder}: no soft labels here; make them with nnUNetv2_kd softlabels.") from None
-        except (OSError, ValueError, KeyError, TypeError) as err:
+            if found["format"] != FORMAT:
+                raise UserError(f"{file}: has format {found['format']}, this version reads {FORMAT}; export it again.")
+            store = cls(folder, found)
+        except (KeyError, TypeError) as err:
             raise UserError(
                 f"{file}: not a manifest of soft labels ({err!r}); remove the folder and export again."
             ) from err
+        if manifest is not None:
+            store._refuse_others(manifest)
+        return store
+
+    def _refuse_others(self, manifest: Mapping[str, Any]) -> None:
+        for key in ("format", "identity", "labels"):
+            if difference := _first_difference(self.manifest.get(key), json.loads(json.dumps(manifest[key])), key):
+                raise UserError(
+                    f"{self.folder}: holds other soft labels than asked for ({difference}); move that folder away or "
+                    "export under another ensemble.name."
+                )
 
     def file(self, case: str) -> Path:
         """Path of a case's array.
@@ -94,16 +109,33 @@ class SoftLabelStore:
             raise UserError(f"{self.folder}: {case!r} is not a case name.")
         return self.folder / f"{case}.b2nd"
 
-    def __contains__(self, case: str) -> bool:
-        return self.file(case).is_file()
-
     def cases(self) -> list[str]:
         """Names of all cases in the store, sorted."""
         return sorted(f.name.removesuffix(".b2nd") for f in self.folder.glob("*.b2nd") if not f.name.startswith("."))
 
-    def missing(self, cases: Sequence[str]) -> list[str]:
-        """Those of ``cases`` that the store does not hold yet, in order."""
-        return [c for c in cases if c not in self]
+    def fault(self, case: str, image: PreprocessedImage) -> str | None:
+        """Why a case must be exported (again), or None; its values are left to :meth:`read`.
+
+        Args:
+            case: case name.
+            image: what the soft labels must fit to. Stores of earlier versions know the shape of the image only.
+        """
+        if not self.file(case).is_file():
+            return MISSING
+        try:
+            array = self._open(case)
+            record = _record(array)
+        except _DamageError as damage:
+            return str(damage)
+        if record.get("case", case) != case:
+            return f"holds the soft labels of case {record['case']}"
+        if tuple(array.shape[1:]) != image.shape:
+            return f"has shape {tuple(array.shape[1:])}, the preprocessed image has {image.shape}"
+        if record.get("image", image.digest) != image.digest:
+            return "was exported for another preprocessed image"
+        if (_LOCATIONS in array.schunk.vlmeta) == image.labeled:
+            return f"was exported as {'an unlabeled' if image.labeled else 'a labeled'} case"
+        return None
 
     def write(
         self,
@@ -119,12 +151,13 @@ class SoftLabelStore:
             case: case name.
             probabilities: (C, z, y, x) or (R, z, y, x), float.
             patch_size: the student's patch, 2 or 3 numbers; chunks and blocks follow it as nnU-Net's own images do.
-            record: anything JSON that belongs to the case, such as the teachers used.
+            record: anything JSON that belongs to the case: the teachers used, and as ``image`` the digest of the
+                preprocessed image.
             locations: voxels of each class, for cases without a reference to find them in.
         """
         stored = np.ascontiguousarray(encode(probabilities, self.regions, self.dtype))
         blocks, chunks = comp_blosc2_params(stored.shape, tuple(patch_size), bytes_per_pixel=stored.itemsize)
-        own = {"shape": list(stored.shape), "dtype": str(stored.dtype), "sha256": _sha256(stored)}
+        own = {"case": case, "shape": list(stored.shape), "dtype": str(stored.dtype), "sha256": _sha256(stored)}
 
         def save(file: Path) -> None:
             array = blosc2.asarray(
@@ -141,55 +174,123 @@ class SoftLabelStore:
         write_whole(self.file(case), save)
 
     def read(self, case: str) -> blosc2.NDArray:
-        """Lazy stored array of a case, (C - 1, z, y, x) or (R, z, y, x)."""
-        mmap = {} if os.name == "nt" else {"mmap_mode": "r"}  # as nnU-Net 2.8 opens its own arrays
-        return blosc2.open(str(self.file(case)), mode="r", dparams={"nthreads": 1}, **mmap)
+        """Lazy stored array of a case, (C - 1, z, y, x) or (R, z, y, x).
+
+        Raises:
+            UserError: when the file is missing, or its values are not those that were written. They are compared when
+                a process first reads the case, and again when its file was replaced.
+        """
+        with self._refusing_damage(case):
+            array = self._open(case)
+            status = self.file(case).stat()
+            version = status.st_ino, status.st_size, status.st_mtime_ns
+            if self._checked.get(case) != version:
+                self._check_values(case, array)
+                self._checked[case] = version
+        return array
 
     def record(self, case: str) -> dict[str, Any]:
-        """What was written with a case: shape, dtype, sha256 and the exporter's record."""
-        array = self.read(case)  # its schunk lives no longer than the array
-        return json.loads(array.schunk.vlmeta[_RECORD])
+        """What was written with a case: its name, shape, dtype, sha256 and the exporter's record.
+
+        Raises:
+            UserError: when the file is missing or broken.
+        """
+        with self._refusing_damage(case):
+            return _record(self._open(case))
 
     def locations(self, case: str) -> Locations:
         """Voxels of each class that were written with an unlabeled case.
 
         Raises:
-            UserError: for a case that was exported while it was labeled.
+            UserError: for a case that was exported while it was labeled, and a missing or broken file.
         """
-        array = self.read(case)
-        if _LOCATIONS not in array.schunk.vlmeta:
-            raise UserError(
-                f"{self.file(case)}: was not exported as an unlabeled case; remove it and run nnUNetv2_kd softlabels."
-            )
-        return from_bytes(array.schunk.vlmeta[_LOCATIONS])
+        with self._refusing_damage(case):
+            return _locations(self._open(case))
 
-    def verify(self, shapes: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, str | None]]:
-        """Checks every case, yielding (case, None) or (case, what is wrong).
+    def verify(self, images: Mapping[str, PreprocessedImage]) -> Iterator[tuple[str, str | None]]:
+        """Checks every case, yielding (case, None) or (case, what is wrong); ``MISSING`` where there is no file.
 
         Args:
-            shapes: spatial shape (z, y, x) of each preprocessed case that the store should hold.
+            images: the preprocessed image of each case that the store should hold.
         """
-        for case in sorted({*self.cases(), *shapes}):
-            yield case, self._verify_case(case, shapes)
+        for case in sorted({*self.cases(), *images}):
+            yield case, self._verify_case(case, images.get(case))
 
-    def _verify_case(self, case: str, shapes: Mapping[str, Sequence[int]]) -> str | None:
-        if case not in self:
-            return "missing"
-        if case not in shapes:
-            return "not a case of the preprocessed data"
+    def _verify_case(self, case: str, image: PreprocessedImage | None) -> str | None:
+        if image is None:
+            return "is not a case of the preprocessed data"
+        if fault := self.fault(case, image):
+            return fault
         try:
-            record, stored = self.record(case), self.read(case)[:]
-        except Exception as err:
-            return f"cannot be read ({type(err).__name__})"
-        if tuple(stored.shape[1:]) != tuple(shapes[case]):
-            return f"shape {tuple(stored.shape[1:])}, the preprocessed image has {tuple(shapes[case])}"
-        if str(stored.dtype) != self.dtype:
-            return f"dtype {stored.dtype}, expected {self.dtype}"
-        return None if _sha256(stored) == record["sha256"] else "SHA-256 differs, the file is damaged"
+            array = self._open(case)
+            self._check_values(case, array)
+            if not image.labeled:
+                _locations(array)
+        except _DamageError as damage:
+            return str(damage)
+        return None
+
+    def _open(self, case: str) -> blosc2.NDArray:
+        mmap = {} if os.name == "nt" else {"mmap_mode": "r"}  # as nnU-Net 2.8 opens its own arrays
+        try:
+            array = blosc2.open(str(self.file(case)), mode="r", dparams={"nthreads": 1}, **mmap)
+        except FileNotFoundError:
+            raise _DamageError(MISSING) from None
+        except Exception as err:  # blosc2 has many
+            raise _DamageError(f"cannot be read ({type(err).__name__})") from err
+        if not isinstance(array, blosc2.NDArray) or array.ndim != 4:
+            raise _DamageError("is not an array of soft labels")
+        return array
+
+    def _check_values(self, case: str, array: blosc2.NDArray) -> None:
+        record = _record(array)
+        if record.get("case", case) != case:
+            raise _DamageError(f"holds the soft labels of case {record['case']}")
+        if str(array.dtype) != self.dtype:
+            raise _DamageError(f"has dtype {array.dtype}, expected {self.dtype}")
+        heads = self.manifest["labels"].get("heads")
+        if heads is not None and array.shape[0] != heads - (not self.regions):
+            raise _DamageError(f"has {array.shape[0]} channels, expected {heads - (not self.regions)}")
+        try:
+            sha256 = _sha256(array)
+        except Exception as err:  # blosc2 has many
+            raise _DamageError(f"cannot be read ({type(err).__name__})") from err
+        if sha256 != record["sha256"]:
+            raise _DamageError("is damaged (SHA-256 differs)")
+
+    @contextmanager
+    def _refusing_damage(self, case: str) -> Iterator[None]:
+        try:
+            yield
+        except _DamageError as damage:
+            raise UserError(f"{self.file(case)}: {damage}; remove it and run nnUNetv2_kd softlabels again.") from damage
 
 
-def _sha256(array: np.ndarray) -> str:
-    return hashlib.sha256(array.tobytes()).hexdigest()
+def _record(array: blosc2.NDArray) -> dict[str, Any]:
+    try:
+        record = json.loads(array.schunk.vlmeta[_RECORD])
+        return {**record, "sha256": str(record["sha256"])}
+    except Exception as err:  # blosc2, msgpack and json have many
+        raise _DamageError(f"has no record of what was written ({type(err).__name__})") from err
+
+
+def _locations(array: blosc2.NDArray) -> Locations:
+    if _LOCATIONS not in array.schunk.vlmeta:
+        raise _DamageError("was not exported as an unlabeled case")
+    try:
+        return from_bytes(array.schunk.vlmeta[_LOCATIONS])
+    except Exception as err:  # zipfile, zlib and numpy have many
+        raise _DamageError(f"has no readable locations ({type(err).__name__})") from err
+
+
+def _sha256(array: Any) -> str:
+    """Of the values in C order, chunk by chunk so that little memory is needed."""
+    digest = hashlib.sha256()
+    step = array.chunks[1] if isinstance(array, blosc2.NDArray) else array.shape[1]
+    for channel in range(array.shape[0]):
+        for z in range(0, array.shape[1], step):
+            digest.update(np.ascontiguousarray(array[channel, z : z + step]).data)
+    return digest.hexdigest()
 
 
 def _first_difference(found: Any, asked: Any, path: str) -> str | None:
@@ -197,5 +298,7 @@ def _first_difference(found: Any, asked: Any, path: str) -> str | None:
         for key in sorted({*found, *asked}):
             if difference := _first_difference(found.get(key), asked.get(key), f"{path}.{key}"):
                 return difference
+        return None
+    if found is None and path == "identity.preprocessing":  # earlier versions did not write it
         return None
     return None if found == asked else f"{path} is {found!r}, asked for {asked!r}"

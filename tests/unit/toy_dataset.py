@@ -78,6 +78,24 @@ class Toy:
             configuration["batch_size"] = batch_size
         (self.preprocessed / f"{name}.json").write_text(json.dumps(plans))
 
+    def preprocess(self, *names: str, plans: str = "nnUNetPlans") -> None:
+        """As nnU-Net preprocesses labeled cases for ``3d_fullres``."""
+        manager = PlansManager(str(self.preprocessed / f"{plans}.json"))
+        configuration = manager.get_configuration("3d_fullres")
+        folder = self.preprocessed / configuration.data_identifier
+        folder.mkdir(exist_ok=True)
+        for name in names:
+            for file in folder.glob(f"{name}[._]*"):  # blosc2 does not overwrite
+                file.unlink()
+            DefaultPreprocessor(verbose=False).run_case_save(
+                str(folder / name),
+                [str(self.raw / "imagesTr" / f"{name}_0000.nii.gz")],
+                str(self.raw / "labelsTr" / f"{name}.nii.gz"),
+                manager,
+                configuration,
+                DATASET_JSON,
+            )
+
     def add_unlabeled(self, *names: str, folder: str = "imagesUn", shape: tuple[int, int, int] = (20, 24, 18)) -> None:
         """Raw images without labels."""
         for i, name in enumerate(names):
@@ -103,18 +121,7 @@ def make_toy(root: Path, monkeypatch, cases: int = 4) -> Toy:
     names = [f"case_{i}" for i in range(cases)]
     splits = [{"train": names[1:], "val": names[:1]}]
     (toy.preprocessed / "splits_final.json").write_text(json.dumps(splits))
-    manager = PlansManager(plans_of())
-    configuration = manager.get_configuration("3d_fullres")
-    (toy.preprocessed / configuration.data_identifier).mkdir()
-    for name in names:
-        DefaultPreprocessor(verbose=False).run_case_save(
-            str(toy.preprocessed / configuration.data_identifier / name),
-            [str(toy.raw / "imagesTr" / f"{name}_0000.nii.gz")],
-            str(toy.raw / "labelsTr" / f"{name}.nii.gz"),
-            manager,
-            configuration,
-            DATASET_JSON,
-        )
+    toy.preprocess(*names)
     return toy
 
 

@@ -1,0 +1,62 @@
+"""Preprocessed cases as they come in: readable, of one shape, and recognisable when they have changed."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
+
+from nnunet_kd.errors import UserError
+
+
+@dataclass(frozen=True)
+class PreprocessedImage:
+    """What soft labels must fit to.
+
+    Attributes:
+        shape: spatial shape (z, y, x).
+        digest: of the image, see :func:`image_digest`.
+        labeled: whether the case has a reference segmentation.
+    """
+
+    shape: tuple[int, ...]
+    digest: str
+    labeled: bool
+
+
+def load_preprocessed(dataset: nnUNetBaseDataset, case: str) -> tuple[Any, Any, Any, dict[str, Any]]:
+    """A case as nnU-Net's dataset loads it: image, segmentation, that of the previous stage, properties.
+
+    Raises:
+        UserError: for files that are missing, empty or broken, or do not belong together.
+    """
+    try:
+        image, segmentation, previous_stage, properties = dataset.load_case(case)
+        shapes = [tuple(a.shape) for a in (image, segmentation, previous_stage) if a is not None]
+        if any(len(s) != 4 or s[1:] != shapes[0][1:] for s in shapes):
+            raise ValueError(f"image and segmentations have the shapes {', '.join(map(str, shapes))}")
+        if not isinstance(properties, dict):
+            raise TypeError("its properties are no dictionary")
+    except Exception as err:  # whatever blosc2, numpy or pickle stumble over is the files' fault
+        raise UserError(
+            f"{dataset.source_folder}: the preprocessed files of case {case} cannot be read "
+            f"({type(err).__name__}: {' '.join(str(err).split())[:200]}); preprocess this case again."
+        ) from err
+    return image, segmentation, previous_stage, properties
+
+
+def image_digest(image: Any) -> str:
+    """SHA-256 of an image's shape, compressed size and middle slice, in milliseconds.
+
+    Another image, spacing, crop or normalisation gives another digest; preprocessing the same again does not.
+
+    Args:
+        image: (C, z, y, x), a lazy array of nnU-Net's dataset.
+    """
+    middle = image.shape[1] // 2
+    values = np.ascontiguousarray(image[:, middle : middle + 1])
+    compressed = image.schunk.cbytes if hasattr(image, "schunk") else None
+    digest = hashlib.sha256(f"{tuple(image.shape)} {values.dtype} {compressed}".encode())
+    digest.update(values.data)
+    return digest.hexdigest()
