@@ -16,6 +16,7 @@ from torch import distributed as dist
 from nnunet_kd.averaging import AveragedWeights
 from nnunet_kd.config import KDConfig
 from nnunet_kd.errors import UserError, exit_on_user_error
+from nnunet_kd.files import write_whole
 from nnunet_kd.inheritance.pairs import CannotInheritError
 from nnunet_kd.inheritance.start import best_member, copy_member, inherit, named_member
 from nnunet_kd.losses import CompoundSegmentationLoss, focal_loss, lovasz_loss
@@ -89,6 +90,11 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
         return StudentSpace(
             self.plans_manager, self.configuration_name, self.dataset_json, Path(nnUNet_preprocessed) / name, raw
         )
+
+    def run_training(self) -> None:
+        """nnU-Net's loop; a full disk and the like end it with one sentence, and the last good checkpoint stays."""
+        with exit_on_user_error():
+            super().run_training()
 
     def on_train_start(self) -> None:
         """Gives the student its initial weights, then starts as nnU-Net does."""
@@ -304,13 +310,16 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
             return
-        temporary = f"{filename}.tmp"
-        super().save_checkpoint(temporary)
-        checkpoint = load_checkpoint_file(Path(temporary))
-        checkpoint["trainer_name"] = nnUNetTrainer.__name__
-        checkpoint.update({RANDOM: random_states, **self.extra_checkpoint_state()})
-        torch.save(checkpoint, temporary)
-        os.replace(temporary, filename)
+        save = super().save_checkpoint
+
+        def write(file: Path) -> None:
+            save(str(file))
+            checkpoint = load_checkpoint_file(file)
+            checkpoint["trainer_name"] = nnUNetTrainer.__name__
+            checkpoint.update({RANDOM: random_states, **self.extra_checkpoint_state()})
+            torch.save(checkpoint, file)
+
+        write_whole(Path(filename), write)
 
     def extra_checkpoint_state(self) -> dict[str, Any]:
         """Further entries of the checkpoint."""

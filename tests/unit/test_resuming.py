@@ -108,3 +108,27 @@ def test_streams_of_one_seed_are_independent_and_repeatable():
         assert draw() == drawn[stream]
     assert len(set(drawn.values())) == 4
     set_random_state(before)
+
+
+def test_a_disk_that_is_full_ends_a_training_with_one_sentence_and_keeps_the_last_checkpoint(toy, monkeypatch, capsys):
+    toy.write_plans({"teachers": [{"folder": TEACHER, "folds": [0]}], "schedule": SCHEDULE}, "Full")
+    trainer = get_trainer_from_args(
+        "900", "3d_fullres", 0, "nnUNetTrainerKDTeacher", "Full", device=torch.device("cpu")
+    )
+    latest, save = Path(trainer.output_folder) / "checkpoint_latest.pth", torch.save
+
+    def save_once(content, file):
+        if trainer.current_epoch > 0:
+            Path(file).write_bytes(b"half")
+            raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0")  # as torch says it
+        save(content, file)
+
+    monkeypatch.setattr(torch, "save", save_once)
+    with pytest.raises(SystemExit) as stop:
+        trainer.run_training()
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert "checkpoint_latest.pth: cannot be written" in said
+    assert "free some space" in said
+    assert load_checkpoint_file(latest)["current_epoch"] == 1
+    assert not list(latest.parent.glob(".*"))
