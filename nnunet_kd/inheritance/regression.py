@@ -4,13 +4,17 @@ For inputs x (the values under the kernel, and 1 for a bias) and targets y, summ
 
 .. math:: W = \arg\min_W \sum |W x - y|^2 + \lambda \sum_i d_i |W_i|^2, \quad d_i = \sum x_i^2
 
-Everything is kept as normal equations in float64, so that memory does not grow with the number of places.
+Where places are many, their sums are kept as normal equations, so that memory does not grow with them; where they are
+fewer than the inputs (the deep layers of a wide network), the places themselves, and the same W comes from the dual,
+smaller system. Everything is solved in float64.
 
 Source: He et al. 2017, "Channel pruning for accelerating very deep neural networks", Eq. 5 (reconstruction of the
 feature map by least squares). *Deviation*: a ridge, scaled to the diagonal; layers of other kernels and strides too.
 """
 
 import itertools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,26 +26,36 @@ RIDGES = (1e-7, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """Candidates for lambda, relative to the diagonal; chosen on patches that were held out."""
 
 
-@dataclass
-class NormalEquations:
-    """Sums over places: of x x^T (D + 1, D + 1), x y^T (D + 1, O) and y^2 (O,); the last input is always 1.
+CLEARLY_WORSE = 1.02
+BLOCK = 1024  # inputs whose sums with all others are added up at once
+
+
+def equations(inputs: int, outputs: int, places: int, intercept: bool, device: torch.device) -> "Equations":
+    """Equations of no place yet, for about ``places`` of them: whichever form is smaller.
 
     ``intercept`` says whether the outputs have a free constant, which no ridge holds back.
     """
+    if places < inputs:
+        return FewPlaces([], [], intercept, device)
+    return NormalEquations.zeros(inputs, outputs, intercept, device)
+
+
+@dataclass
+class NormalEquations:
+    """Sums over places, in float64: of x x^T (D + 1, D + 1) and x y^T (D + 1, O); the last input is always 1."""
 
     xx: Tensor
     xy: Tensor
-    yy: Tensor
     intercept: bool
 
     @classmethod
     def zeros(cls, inputs: int, outputs: int, intercept: bool, device: torch.device) -> "NormalEquations":
-        """Equations of no place yet, in float64."""
+        """Equations of no place yet."""
 
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(*shape, dtype=torch.float64, device=device)
 
-        return cls(zeros(inputs + 1, inputs + 1), zeros(inputs + 1, outputs), zeros(outputs), intercept)
+        return cls(zeros(inputs + 1, inputs + 1), zeros(inputs + 1, outputs), intercept)
 
     @property
     def places(self) -> int:
@@ -52,49 +66,105 @@ class NormalEquations:
         """Adds places: x (N, D), y (N, O)."""
         x, y = x.to(self.xx), y.to(self.xx)
         x = torch.cat((x, x.new_ones(len(x), 1)), 1)  # (N, D + 1)
-        self.xx += x.T @ x
+        for begin in range(0, x.shape[1], BLOCK):  # the sums are symmetric: half of them is enough
+            end = min(begin + BLOCK, x.shape[1])
+            part = x[:, begin:].T @ x[:, begin:end]
+            self.xx[begin:, begin:end] += part
+            self.xx[begin:end, end:] += part[end - begin :].T
         self.xy += x.T @ y
-        self.yy += y.square().sum(0)
-
-    def __add__(self, other: "NormalEquations") -> "NormalEquations":
-        """Equations of the places of both."""
-        return NormalEquations(self.xx + other.xx, self.xy + other.xy, self.yy + other.yy, self.intercept)
 
     def solve(self, ridge: float) -> Tensor:
         """Weights (D + 1, O), the constants last; ``ridge`` is relative to each input's own sum of squares."""
-        xx, xy, mean = self.xx[:-1, :-1], self.xy[:-1], self.xx[:-1, -1] / max(self.places, 1)
+        xy, mean = self.xy[:-1], self.xx[:-1, -1] / max(self.places, 1)
+        a = self.xx[:-1, :-1].clone()
         if self.intercept:  # around the mean: the constant is not shrunk
-            xx = xx - self.places * mean[:, None] * mean
+            a.addr_(mean, mean, alpha=-self.places)
             xy = xy - mean[:, None] * self.xy[-1]
-        scale = xx.diagonal().clamp_min(0).sqrt()
-        used = scale > 1e-6 * scale.max()  # an input that never changes gets weight 0
+        scale = a.diagonal().clamp_min(0).sqrt()
+        used = _used(scale)
+        if not used.all():
+            a = a[used][:, used]
         weights = torch.zeros_like(self.xy)
         if used.any():
             s = scale[used, None]
-            a = xx[used][:, used] / (s * s.T)
-            a.diagonal().add_(ridge)
+            a.div_(s).div_(s.T).diagonal().add_(ridge)
             weights[:-1][used] = torch.cholesky_solve(xy[used] / s, torch.linalg.cholesky(a)) / s
         if self.intercept:
             weights[-1] = self.xy[-1] / max(self.places, 1) - mean @ weights[:-1]
         return weights
 
-    def error(self, weights: Tensor) -> Tensor:
-        """Sum of squared errors of weights (D + 1, O), for each output (O,)."""
-        return self.yy - 2 * (weights * self.xy).sum(0) + (weights * (self.xx @ weights)).sum(0)
+
+@dataclass
+class FewPlaces:
+    """The places themselves: chunks of x (N, D) and y (N, O)."""
+
+    x: list[Tensor]
+    y: list[Tensor]
+    intercept: bool
+    device: torch.device
+
+    @property
+    def places(self) -> int:
+        """Number of places."""
+        return sum(map(len, self.x))
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Adds places: x (N, D), y (N, O)."""
+        self.x.append(x)
+        self.y.append(y)
+
+    def solve(self, ridge: float) -> Tensor:
+        """As of :class:`NormalEquations`: W = D^-1 X^T (X D^-1 X^T + ridge)^-1 Y, with D the sums of squares."""
+        x, y = (torch.cat(chunks).to(self.device, torch.float64) for chunks in (self.x, self.y))
+        weights = x.new_zeros(x.shape[1] + 1, y.shape[1])
+        mean_x, mean_y = x.mean(0), y.mean(0)
+        if self.intercept:
+            x, y = x - mean_x, y - mean_y
+        scale = x.square().sum(0).sqrt()
+        used = _used(scale)
+        if used.any():
+            s = scale[used]
+            x = x[:, used].div_(s)
+            kernel = x @ x.T  # (N, N)
+            kernel.diagonal().add_(ridge)
+            weights[:-1][used] = x.T @ torch.cholesky_solve(y, torch.linalg.cholesky(kernel)) / s[:, None]
+        if self.intercept:
+            weights[-1] = mean_y - mean_x @ weights[:-1]
+        return weights
 
 
-def solve_with_held_out(fit: NormalEquations, held_out: NormalEquations) -> tuple[Tensor, float]:
+Equations = NormalEquations | FewPlaces
+
+
+def _used(scale: Tensor) -> Tensor:
+    """Which inputs get a weight: one that never changes gets none."""
+    return scale > 1e-6 * scale.max()
+
+
+def solve_with_held_out(fit: Equations, held_out: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, float]:
     """Weights (D + 1, O) from all places, with the ridge that predicts the held-out ones best; and that ridge.
 
-    Outputs count alike: errors are relative to how far each is spread.
+    Outputs count alike: errors are relative to how far each is spread. Ridges are tried from the smallest on, and no
+    longer once one is clearly worse than another.
+
+    Args:
+        fit: equations of the other places; the held-out ones are added to them.
+        held_out: chunks of inputs (N, D) and outputs (N, O); there may be none.
     """
-    spread = (held_out.yy - held_out.xy[-1].square() / max(held_out.places, 1)).clamp_min(1e-12)
-
-    def score(ridge: float) -> float:
-        return float((held_out.error(fit.solve(ridge)) / spread).mean())
-
-    best = min(RIDGES, key=score) if held_out.places else RIDGES[1]
-    return (fit + held_out).solve(best), best
+    best = RIDGES[1]
+    if held_out:
+        x, y = (torch.cat(chunks) for chunks in zip(*held_out, strict=True))
+        spread = y.var(0, correction=0).clamp_min(1e-12)
+        lowest = math.inf
+        for ridge in RIDGES:
+            weights = fit.solve(ridge).to(x)
+            score = float(((x @ weights[:-1] + weights[-1] - y).square().mean(0) / spread).mean())
+            if score > CLEARLY_WORSE * lowest:
+                break
+            if score < lowest:
+                best, lowest = ridge, score
+        fit.add(x, y)
+    return fit.solve(best), best
 
 
 def fit_scores(x: Tensor, logits: Tensor, start: Tensor, sigmoid: bool) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nnunet_kd.inheritance.hooks import hooks
 from nnunet_kd.inheritance.pairs import Layer, Pairing, Segment, is_transposed
-from nnunet_kd.inheritance.regression import NormalEquations, at, fit_scores, solve_with_held_out, under_kernel
+from nnunet_kd.inheritance.regression import at, equations, fit_scores, solve_with_held_out, under_kernel
 
 HELD_OUT = 4  # every fourth batch chooses the ridge
 
@@ -58,12 +58,15 @@ def _solve_layer(
         sizes = (sizes[1], sizes[0])
     device = conv.weight.device if conv.weight.device.type != "mps" else torch.device("cpu")  # which knows no float64
     intercept = conv.bias is not None or layer.norm is not None
-    fit, held_out = (NormalEquations.zeros(*sizes, intercept, device) for _ in range(2))
-    features, seen, aims = [], [], []
+    fit = equations(*sizes, sum(map(len, places)), intercept, device)
+    features, seen, aims, held_out = [], [], [], []
     for b, (feature, shortcut) in enumerate(_observe(layer, segment, inputs)):
         x = at(feature, places[b]) if is_transposed(conv) else under_kernel(conv, feature, places[b])
         y = targets[b] if shortcut is None else targets[b] - at(shortcut, places[b])
-        (held_out if b % HELD_OUT == HELD_OUT - 1 else fit).add(x, y)
+        if b % HELD_OUT == HELD_OUT - 1:
+            held_out.append((x, y))
+        else:
+            fit.add(x, y)
         if layer.is_scores:
             seen.append(x)
         if layer.fits_norm:

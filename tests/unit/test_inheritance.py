@@ -9,12 +9,14 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet, Resi
 from torch import nn
 from torch.nn import functional as F
 
+from nnunet_kd.inheritance import regression
 from nnunet_kd.inheritance.channels import ChannelStatistics, choose_channels
 from nnunet_kd.inheritance.pairs import CannotInheritError, matched, pair_layers
 from nnunet_kd.inheritance.reconstruct import FOCUS, Batch, _foreground, near_foreground, reconstruct
 from nnunet_kd.inheritance.regression import (
     NormalEquations,
     at,
+    equations,
     fit_scores,
     sample_places,
     solve_with_held_out,
@@ -280,33 +282,46 @@ def test_under_a_transposed_convolution_is_what_it_gives():
 
 @pytest.mark.parametrize("intercept", [True, False])
 @pytest.mark.parametrize("strength", [1e-5, 0.1])
-def test_a_solve_is_that_of_the_reference(intercept, strength):
+@pytest.mark.parametrize("rows", [84, 20])  # more and fewer than the 27 inputs
+def test_a_solve_is_that_of_the_reference(intercept, strength, rows, monkeypatch):
+    monkeypatch.setattr(regression, "BLOCK", 10)
     rng = np.random.default_rng(0)
-    x = reference.columns(rng.normal(1, 1, (2, 3, 6, 7)), (3, 3), (1, 1))
+    x = reference.columns(rng.normal(1, 1, (2, 3, 6, 7)), (3, 3), (1, 1))[:rows]
     y = rng.normal(2, 1, (len(x), 4)) + x[:, :4]
-    equations = NormalEquations.zeros(x.shape[1], 4, intercept, torch.device("cpu"))
-    for half in (slice(0, 30), slice(30, None)):  # in chunks
-        equations.add(torch.from_numpy(x[half]), torch.from_numpy(y[half]))
-    weights = equations.solve(strength)
+    solver = equations(x.shape[1], 4, rows, intercept, torch.device("cpu"))
+    assert isinstance(solver, NormalEquations) == (rows > x.shape[1])
+    for part in (slice(0, 15), slice(15, None)):  # in chunks
+        solver.add(torch.from_numpy(x[part]), torch.from_numpy(y[part]))
+    assert solver.places == rows
+    weights = solver.solve(strength)
     expected, constant = reference.ridge(x, y, strength, intercept)
-    np.testing.assert_allclose(weights[:-1].numpy(), expected, rtol=1e-8, atol=1e-10)
-    np.testing.assert_allclose(weights[-1].numpy(), constant, rtol=1e-8, atol=1e-10)
-    error = ((x @ expected + constant - y) ** 2).sum(0)
-    np.testing.assert_allclose(equations.error(weights).numpy(), error, rtol=1e-8)
+    np.testing.assert_allclose(weights[:-1].numpy(), expected, rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(weights[-1].numpy(), constant, rtol=1e-7, atol=1e-9)
 
 
-def test_the_ridge_that_predicts_held_out_places_is_taken():
+@pytest.mark.parametrize("places", [50, 30])
+def test_the_ridge_that_predicts_held_out_places_is_taken(places):
     torch.manual_seed(0)
     truth = torch.randn(40, 2)
-    noise = []
+    chosen = []
     for scale in (0.0, 30.0):
-        parts = []
-        for places in (50, 400):
-            x = torch.randn(places, 40)
-            parts.append(NormalEquations.zeros(40, 2, True, torch.device("cpu")))
-            parts[-1].add(x, x @ truth + scale * torch.randn(places, 2))
-        noise.append(solve_with_held_out(*parts)[1])
-    assert noise == [1e-7, 0.1]
+        x, other = torch.randn(places, 40), torch.randn(400, 40)
+        solver = equations(40, 2, places, True, torch.device("cpu"))
+        solver.add(x, x @ truth + scale * torch.randn(places, 2))
+        weights, ridge = solve_with_held_out(solver, [(other, other @ truth + scale * torch.randn(400, 2))])
+        assert weights.shape == (41, 2)
+        chosen.append(ridge)
+    assert chosen[1] == 0.1
+    assert chosen[0] == 1e-7 or places < 40  # fewer places than inputs do not determine the weights
+
+
+def test_without_held_out_places_the_ridge_is_small():
+    solver = equations(3, 1, 50, True, torch.device("cpu"))
+    x = torch.randn(50, 3)
+    solver.add(x, x[:, :1])
+    weights, ridge = solve_with_held_out(solver, [])
+    assert ridge == 1e-5
+    torch.testing.assert_close(weights[:3, 0].float(), torch.tensor([1.0, 0, 0]), rtol=1e-3, atol=1e-3)
 
 
 def test_inputs_that_never_change_get_no_weight():
