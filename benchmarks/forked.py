@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 
 
-def run_installed(command: Sequence[str], environment: Mapping[str, str], output: str, errors: str | None = None) -> None:
+def run_installed(
+    command: Sequence[str], environment: Mapping[str, str], output: str, errors: str | None = None
+) -> None:
     """Runs a command as the target of a process of its own, and ends that process with the command's exit code.
 
     Args:

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
     from nnunet_kd.errors import UserError
     from nnunet_kd.softlabels.ensemble import load_student
     from nnunet_kd.softlabels.export import shard
-    from nnunet_kd.softlabels.geometry import UNLABELED_IMAGES
+    from nnunet_kd.softlabels.geometry import UNLABELED_IMAGES, channel_names
 
     processes = default_num_processes if args.np is None else args.np
     if processes < 1:
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"{own or UNLABELED_IMAGES}: no such folder; put the images there or name a folder with -i.")
 
     ending = space.dataset_json["file_ending"]
-    channels = len(space.dataset_json.get("channel_names", space.dataset_json.get("modality", ())))
+    channels = len(channel_names(space.dataset_json))
     found, misnamed = find_cases(folders, channels, ending)
     if not found and not misnamed:
         raise UserError(f"{', '.join(map(str, folders))}: no image CASE_0000{ending} there.")

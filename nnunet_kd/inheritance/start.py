@@ -83,10 +83,8 @@ def copy_member(network: nn.Module, member: Member) -> None:
             "kd.student.start is best_member, but no teacher has a validation/summary.json; validate them with "
             "nnUNetv2_train ... --val, or use start random."
         )
-    file, weights = (
-        member.model.checkpoint_file(member.fold),
-        load_trained(member.model, member.fold)["network_weights"],
-    )
+    file = member.model.checkpoint_file(member.fold)
+    weights = load_trained(member.model, member.fold)["network_weights"]
     try:
         network.load_state_dict(weights)
     except RuntimeError as err:

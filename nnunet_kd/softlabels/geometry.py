@@ -206,7 +206,7 @@ def preprocessing_of(plans: PlansManager, configuration: ConfigurationManager, d
         "intensities": plans.foreground_intensity_properties_per_channel
         if "CTNormalization" in configuration.normalization_schemes
         else None,
-        "channels": len(dataset_json.get("channel_names", dataset_json.get("modality", ()))),
+        "channels": len(channel_names(dataset_json)),
     }
 
 
@@ -216,19 +216,32 @@ def check_teacher(student: StudentSpace, teacher: TeacherModel) -> None:
     Raises:
         UserError: names what differs.
     """
-    mine = (student.dataset_json["labels"], student.dataset_json.get("regions_class_order"))
-    theirs = (teacher.dataset_json["labels"], teacher.dataset_json.get("regions_class_order"))
+    mine, theirs = (_labels(d) for d in (student.dataset_json, teacher.dataset_json))
     if mine != theirs:
         raise UserError(
             f"teacher {teacher.folder}: predicts the labels {theirs[0]}, the student's data set has {mine[0]}; "
-            "teachers need the "
-            "same labels in the same order."
+            "teachers need the same labels in the same order."
         )
-    if len(student.configuration_manager.normalization_schemes) != len(
-        teacher.configuration_manager.normalization_schemes
-    ):
-        raise UserError(f"teacher {teacher.folder}: takes another number of image channels than the student.")
+    channels, others = (channel_names(d) for d in (student.dataset_json, teacher.dataset_json))
+    if [c.casefold() for c in channels] != [c.casefold() for c in others]:
+        raise UserError(
+            f"teacher {teacher.folder}: takes the image channels {', '.join(others)}, the student's data set has "
+            f"{', '.join(channels)}; teachers need the same channels in the same order, by the same names in "
+            "dataset.json."
+        )
     check_readers(reader_of(student.plans_manager), reader_of(teacher.plans_manager), f"teacher {teacher.folder}")
+
+
+def _labels(dataset_json: Mapping[str, Any]) -> tuple[Any, Any]:
+    """What a network's outputs mean: labels are ordered by their values, regions as they are listed."""
+    labels, order = dataset_json["labels"], dataset_json.get("regions_class_order")
+    return (labels if order is None else list(labels.items())), order
+
+
+def channel_names(dataset_json: Mapping[str, Any]) -> list[str]:
+    """Names of the image channels of a ``dataset.json``, in order; ``modality`` is the word of nnU-Net v1."""
+    names = dataset_json.get("channel_names", dataset_json.get("modality", {}))
+    return [str(names[number]) for number in sorted(names, key=int)]
 
 
 def spacing_3d(configuration: ConfigurationManager, original_spacing: Sequence[float]) -> list[float]:

@@ -1,6 +1,7 @@
 """A perfect teacher's soft labels are the reference, whatever reader of images its plans and the student's name."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from nnunet_kd.errors import UserError
 from nnunet_kd.online_teachers import check_same_input
 from nnunet_kd.softlabels.ensemble import TeachingEnsemble
 from nnunet_kd.softlabels.export import Exporter
-from nnunet_kd.softlabels.geometry import StudentSpace, choose_path
+from nnunet_kd.softlabels.geometry import StudentSpace, check_teacher, choose_path
+from nnunet_kd.teachers import TeacherModel
 from tests.unit.test_plan_command import DATASET, DATASET_JSON, write_json
 from tests.unit.toy_dataset import plans_of
 
@@ -93,9 +95,9 @@ def student(root: Path, reader: str, configuration: str) -> StudentSpace:
     return space
 
 
-def bare(root: Path, reader: str) -> StudentSpace:
-    """A student without any case."""
-    return StudentSpace(PlansManager(plans(reader)), "3d_fullres", DATASET_JSON, root / DATASET, None)
+def bare(root: Path, reader: str, **dataset: Any) -> StudentSpace:
+    """A student without any case; ``dataset`` changes its ``dataset.json``."""
+    return StudentSpace(PlansManager(plans(reader)), "3d_fullres", DATASET_JSON | dataset, root / DATASET, None)
 
 
 def ensemble_of(
@@ -185,6 +187,34 @@ def test_soft_labels_that_older_versions_did_not_turn_are_not_taken_for_these(tm
     space = bare(tmp_path, "SimpleITKIO")
     assert "image_reader_writer" not in str(ensemble_of(space, "NibabelIO", "3d_fullres").identity)
     assert "NibabelIOWithReorient" in str(ensemble_of(space, "NibabelIOWithReorient", "3d_fullres").identity)
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "sentence"),
+    [
+        ({"0": "CT", "1": "PET"}, {"0": "PET", "1": "CT"}, "channels PET, CT, the student's data set has CT, PET"),
+        ({"0": "CT"}, {"0": "CT", "1": "PET"}, "channels CT, PET, the student's data set has CT"),
+        ({"0": "CT"}, {"0": "T1"}, "channels T1, the student's data set has CT"),
+        ({"0": "CT", "1": "PET"}, {"1": "pet", "0": "ct"}, None),
+    ],
+)
+def test_teachers_take_the_students_channels_in_the_students_order(tmp_path, mine, theirs, sentence):
+    space = bare(tmp_path, "SimpleITKIO", channel_names=mine)
+    model = ensemble_of(space, "SimpleITKIO", "3d_fullres").models[0]
+    write_json(model.folder / "dataset.json", space.dataset_json | {"channel_names": theirs})
+    model = TeacherModel(model.folder, "3d_fullres", (0,))
+    with nullcontext() if sentence is None else pytest.raises(UserError, match=sentence):
+        check_teacher(space, model)
+
+
+def test_regions_are_the_same_in_the_same_order_only(tmp_path):
+    regions = {"background": 0, "whole": [1, 2], "core": 2}
+    space = bare(tmp_path, "SimpleITKIO", labels=regions, regions_class_order=[1, 2])
+    model = ensemble_of(space, "SimpleITKIO", "3d_fullres").models[0]
+    other = {"background": 0, "core": 2, "whole": [1, 2]}
+    write_json(model.folder / "dataset.json", space.dataset_json | {"labels": other})
+    with pytest.raises(UserError, match="same labels in the same order"):
+        check_teacher(space, TeacherModel(model.folder, "3d_fullres", (0,)))
 
 
 def test_a_teacher_in_memory_must_read_as_the_student_does(tmp_path):

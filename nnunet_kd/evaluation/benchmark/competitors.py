@@ -10,6 +10,7 @@ from nnunetv2.utilities.utils import get_identifiers_from_splitted_dataset_folde
 
 from nnunet_kd.errors import UserError
 from nnunet_kd.evaluation.efficiency import CHECKPOINT, ModelSpec
+from nnunet_kd.softlabels.geometry import channel_names
 from nnunet_kd.teachers import TeacherModel
 
 
@@ -83,7 +84,7 @@ def file_ending(model: TeacherModel) -> str:
 
 def image_channels(model: TeacherModel) -> int:
     """Image files of one case."""
-    return len(model.dataset_json.get("channel_names") or model.dataset_json["modality"])
+    return len(channel_names(model.dataset_json))
 
 
 def find_cases(images: Path, model: TeacherModel, number: int | None) -> dict[str, list[Path]]:
