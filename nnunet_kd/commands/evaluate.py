@@ -21,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="MM",
-        help="tolerance of NSD in mm for all labels, and LABEL=MM for one (FLARE22's for its organs, 1 for others)",
+        help="tolerance of NSD in mm (pixels for images without physical units) for all labels, and LABEL=MM for one "
+        "(FLARE22's for its organs, 1 for others)",
     )
     parser.add_argument(
         "--empty",
@@ -91,18 +92,19 @@ def format_means(summary) -> str:
     """Means over the cases as text, the rules they follow, and what deserves a second look."""
     import numpy as np
 
-    from nnunet_kd.evaluation.table import Evaluation, nan_mean
+    from nnunet_kd.evaluation.table import Evaluation, distance_unit, nan_mean
 
     table = Evaluation.from_summary(summary)
+    unit, missed = distance_unit(table.settings), table.missed().sum(0)
     shown = ("Dice", "IoU", "NSD", "HD", "HD95", "ASSD", "MSD", "VOE", "RVD")
-    rows = [["label", "cases", *shown, "NSD mm", "no distance"]]
-    for label in table.labels:
+    rows = [["label", "cases", "missed", *shown, f"NSD {unit}", "no distance"]]
+    for k, label in enumerate(table.labels):
         values = {m: table.of(m, label) for m in shown}
         means = (f"{nan_mean(values[m], axis=0):.4g}" for m in shown)
         defined, undefined = (~np.isnan(values["Dice"])).sum(), np.isnan(values["HD"]).sum()
         tolerance = f"{table.settings['nsd_tolerance_mm'][label]:g}"
-        rows.append([label, str(defined), *means, tolerance, str(undefined)])
-    rows.append(["mean", "", *(f"{summary['foreground_mean'][m]:.4g}" for m in shown), "", ""])
+        rows.append([label, str(defined), str(missed[k]), *means, tolerance, str(undefined)])
+    rows.append(["mean", "", str(missed.sum()), *(f"{summary['foreground_mean'][m]:.4g}" for m in shown), "", ""])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
@@ -115,10 +117,11 @@ def format_means(summary) -> str:
         lines.append(f"WARNING: {len(unknown)} files hold labels that dataset.json does not name ({found}).")
     return "\n".join(
         [
-            f"Means over {len(table.cases)} cases; distances in mm",
+            f"Means over {len(table.cases)} cases; distances in {unit}",
             *lines,
             *table.settings["rules"],
-            "cases: with a defined Dice; no distance: cases where HD, HD95, ASSD and MSD are NaN and left out",
+            "cases: with a defined Dice; missed: the reference has the label, the prediction nothing of it; "
+            "no distance: cases where HD, HD95, ASSD and MSD are NaN and left out",
         ]
     )
 

@@ -62,7 +62,7 @@ def measure_costs(folder: Path, device: str, predict_seconds: Mapping[str, float
     models = {
         c.name: {
             "cost": asdict(count_models(c.name, c.models)),
-            "network_seconds": network_seconds[c.name],
+            **network_seconds[c.name],
             "predict_seconds_per_case": [predict_seconds[c.name] / number],
         }
         for c in competitors

@@ -25,10 +25,12 @@ class CaseResult:
     Attributes:
         metrics: by label key and metric.
         unknown: labels that ``dataset.json`` does not name, by file; they count as background.
+        physical: whether distances are in mm, and not in pixels.
     """
 
     metrics: Mapping[str, Mapping[str, float]]
     unknown: Mapping[str, Sequence[int]]
+    physical: bool
 
 
 def evaluate_case(
@@ -59,8 +61,9 @@ def evaluate_case(
         definition.labels,
         settings,
         definition.ignore_label,
+        reference.physical,
     )
-    return CaseResult(metrics, unknown)
+    return CaseResult(metrics, unknown, reference.physical)
 
 
 def in_parallel(

@@ -15,7 +15,7 @@ from nnunet_kd.errors import UserError
 from nnunet_kd.evaluation.cases import CaseResult, evaluate_case, in_parallel
 from nnunet_kd.evaluation.metrics import EMPTY_RULE_OF, EMPTY_RULES, ONE_EMPTY, MetricSettings
 from nnunet_kd.evaluation.segmentations import LabelDefinition, find_reader
-from nnunet_kd.evaluation.table import METRICS, OWN_KEY, Evaluation, nan_mean
+from nnunet_kd.evaluation.table import METRICS, OWN_KEY, Evaluation, distance_unit, nan_mean
 from nnunet_kd.files import list_folder, write_json, write_whole
 
 LISTED = 10
@@ -66,6 +66,12 @@ def evaluate_folder(
             f"{len(problems)} of {len(pairs)} cases cannot be evaluated: "
             f"{_listed(problems[n] for n in sorted(problems))}; mend or remove these files."
         )
+    pixels = [name for name in names if not results[name].physical]
+    if 0 < len(pixels) < len(names):
+        raise UserError(
+            f"{references}: {_listed(pixels)} have no physical spacing, the other files have; distances in pixels and "
+            "in mm have no common mean."
+        )
     rows: list[dict[str, Any]] = [
         {
             "metrics": results[name].metrics,
@@ -80,7 +86,7 @@ def evaluate_folder(
         # as nnU-Net: labels without any value make it NaN
         "foreground_mean": {m: float(np.mean([v[m] for v in mean.values()])) for m in next(iter(mean.values()))},
         "mean": mean,
-        OWN_KEY: _describe(definition, settings, dataset_json) | {"labels_not_in_dataset_json": unknown},
+        OWN_KEY: _describe(definition, settings, dataset_json, not pixels) | {"labels_not_in_dataset_json": unknown},
         "metric_per_case": rows,
     }
 
@@ -102,10 +108,10 @@ def write_evaluation(summary: Mapping[str, Any], folder: Path) -> None:
     def save(file: Path) -> None:
         with file.open("w", newline="", encoding="utf-8") as f:
             writer = csv.writer(f)
-            writer.writerow(["case", "label", *table.metrics, "nsd_tolerance_mm", "empty_masks"])
+            writer.writerow(["case", "label", *table.metrics, "nsd_tolerance_mm", "empty_masks", "distance_unit"])
             for case, values in zip(table.cases, table.values, strict=True):
                 for label, row in zip(table.labels, values.tolist(), strict=True):
-                    writer.writerow([case, label, *row, tolerances[label], rule])
+                    writer.writerow([case, label, *row, tolerances[label], rule, distance_unit(table.settings)])
 
     write_whole(folder / "metrics.csv", save)
     write_json(folder / "summary.json", summary)
@@ -141,11 +147,14 @@ def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {metric: float(nan_mean(np.array([row[metric] for row in rows]), axis=0)) for metric in rows[0]}
 
 
-def _describe(definition: LabelDefinition, settings: MetricSettings, dataset_json: Path) -> dict[str, Any]:
+def _describe(
+    definition: LabelDefinition, settings: MetricSettings, dataset_json: Path, physical: bool
+) -> dict[str, Any]:
     return {
         "labels": {label.key: label.name for label in definition.labels},
         "ignore_label": definition.ignore_label,
-        "nsd_tolerance_mm": {label.name: settings.tolerance_of(label.name) for label in definition.labels},
+        "distance_unit": "mm" if physical else "pixels",
+        "nsd_tolerance_mm": {label.name: settings.tolerance_of(label.name, physical) for label in definition.labels},
         "empty_masks": settings.empty,
         "rules": [EMPTY_RULES[settings.empty], ONE_EMPTY],
         "metrics": list(METRICS),

@@ -54,8 +54,8 @@ class MetricSettings:
     """What can be chosen.
 
     Attributes:
-        nsd_tolerance_mm: tolerance of NSD by label name.
-        default_tolerance_mm: tolerance of all other labels; None: FLARE22's for its organs, else 1 mm.
+        nsd_tolerance_mm: tolerance of NSD by label name; in pixels for images without physical units.
+        default_tolerance_mm: tolerance of all other labels; None: FLARE22's for its organs, else 1 mm (1 pixel).
         empty: rule for labels that neither mask has, see :data:`EMPTY_RULES`.
 
     Raises:
@@ -74,12 +74,19 @@ class MetricSettings:
         if self.empty not in get_args(EmptyRule):
             raise UserError(f"rule for empty masks: {self.empty!r} is none of {', '.join(EMPTY_RULES)}.")
 
-    def tolerance_of(self, label: str) -> float:
-        """NSD tolerance in mm: the label's own, else the default, else FLARE22's for an organ of this name, else 1."""
+    def tolerance_of(self, label: str, physical: bool = True) -> float:
+        """NSD tolerance: the label's own, else the default, else FLARE22's for an organ of this name, else 1.
+
+        Args:
+            label: name.
+            physical: the image's distances are in mm; in pixels, FLARE22's tolerances do not apply.
+        """
         if label in self.nsd_tolerance_mm:
             return self.nsd_tolerance_mm[label]
         if self.default_tolerance_mm is not None:
             return self.default_tolerance_mm
+        if not physical:
+            return DEFAULT_TOLERANCE_MM
         apart = re.sub(
             r"\(.*?\)|[^A-Za-z]|(?<=[a-z])(?=[A-Z])", " ", label
         )  # "RightKidney", "IVC (vein)", "kidney_left"
@@ -96,6 +103,7 @@ def segmentation_metrics(
     labels: Sequence[Label],
     settings: MetricSettings,
     ignore_label: int | None = None,
+    physical: bool = True,
 ) -> dict[str, dict[str, float]]:
     """All metrics of every label, by its key.
 
@@ -107,6 +115,7 @@ def segmentation_metrics(
         labels: labels or regions.
         settings: tolerances and rule for empty masks.
         ignore_label: voxels that have it in the reference belong to neither mask.
+        physical: the spacing is in mm, and not in pixels.
     """
     largest = max(1, *(v for label in labels for v in label.values))  # one stray voxel may have a label of millions
     boxes = [ndimage.find_objects(s, largest) for s in (prediction, reference)]
@@ -119,7 +128,7 @@ def segmentation_metrics(
         p, g = (np.isin(s[box], label.values) for s in (prediction, reference))
         if ignore_label is not None:
             p &= reference[box] != ignore_label
-        metrics = mask_metrics(p, g, spacing_mm, voxel_ml, settings.tolerance_of(label.name), settings.empty)
+        metrics = mask_metrics(p, g, spacing_mm, voxel_ml, settings.tolerance_of(label.name, physical), settings.empty)
         metrics["TN"] = n_valid - int(metrics["TP"] + metrics["FP"] + metrics["FN"])
         result[label.key] = metrics
     return result

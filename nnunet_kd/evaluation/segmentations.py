@@ -74,14 +74,16 @@ class Segmentation:
     Attributes:
         values: integer labels, (y, x) for 2D images and single slices, else (z, y, x).
         spacing_mm: voxel size along each axis of ``values``.
-        voxel_ml: volume of a voxel; NaN for 2D files, which do not know their thickness.
+        voxel_ml: volume of a voxel; NaN for 2D files, which do not know their thickness, and without physical units.
         properties: nnU-Net's, with the position in space.
+        physical: whether the file knows its spacing; else ``spacing_mm`` is in pixels, 1 along each axis.
     """
 
     values: np.ndarray
     spacing_mm: tuple[float, ...]
     voxel_ml: float
     properties: Mapping[str, Any]
+    physical: bool = True
 
 
 def find_reader(definition: LabelDefinition, examples: Sequence[Path]) -> type:
@@ -124,7 +126,9 @@ def read_segmentation(file: Path, reader: type) -> Segmentation:
         # nnU-Net gives 2D files a first axis of 999 times their largest spacing
         voxel_ml = float("nan") if spacing[0] >= 998 * max(spacing[1:]) else voxel_ml
         labels, spacing = labels[0], spacing[1:]
-    return Segmentation(labels, tuple(spacing), voxel_ml, properties)
+    # PNG and other natural images, and TIFF without a spacing file: nnU-Net knows no position and says 1
+    physical = set(properties) != {"spacing"} or any(s != 1 for s in spacing)
+    return Segmentation(labels, tuple(spacing), voxel_ml if physical else float("nan"), properties, physical)
 
 
 def geometry_difference(prediction: Segmentation, reference: Segmentation) -> str | None:

@@ -24,7 +24,8 @@ class Evaluation:
         labels: names from ``dataset.json``, background left out; regions by their name.
         metrics: those of :data:`METRICS` that the summary has.
         values: float64 of shape (cases, labels, metrics); NaN where a metric is undefined.
-        settings: rule for empty masks, NSD tolerances in mm, versions; empty for a plain ``summary.json`` of nnU-Net.
+        settings: rule for empty masks, unit of distances, NSD tolerances in this unit, versions; empty for a plain
+            ``summary.json`` of nnU-Net.
     """
 
     cases: tuple[str, ...]
@@ -47,6 +48,18 @@ class Evaluation:
         if label is not None:
             return values[:, _position(label, self.labels, "label")].copy()
         return nan_mean(values, axis=1)
+
+    def missed(self) -> np.ndarray:
+        """Where the reference has a structure and the prediction nothing of it, boolean of shape (cases, labels)."""
+        return self.values[:, :, _position("RVD", self.metrics, "metric")] == -1
+
+    def invented(self) -> np.ndarray:
+        """Where the prediction has a structure and the reference nothing of it, boolean of shape (cases, labels)."""
+        return self.absent() & (self.values[:, :, _position("Dice", self.metrics, "metric")] == 0)
+
+    def absent(self) -> np.ndarray:
+        """Where the reference has nothing of a structure, boolean of shape (cases, labels)."""
+        return np.isnan(self.values[:, :, _position("RVD", self.metrics, "metric")])
 
     @classmethod
     def from_summary(cls, summary: Mapping[str, Any], label_names: Mapping[str, str] | None = None) -> "Evaluation":
@@ -89,6 +102,11 @@ def load_evaluation(file: Path) -> Evaluation:
     except UserError as err:
         text = str(err)
         raise UserError(text if text.startswith(str(file)) else f"{file}: {text}") from None
+
+
+def distance_unit(settings: Mapping[str, Any]) -> str:
+    """Unit of an evaluation's distances by its settings: ``mm``, or ``pixels`` without physical units."""
+    return str(settings.get("distance_unit", "mm"))
 
 
 def case_name(file: str) -> str:

@@ -80,6 +80,7 @@ def test_summary_table_and_screen_say_the_same(tmp_path, folders, capsys):
     assert {r["empty_masks"] for r in rows} == {"nnU-Net"}
     printed = capsys.readouterr().out
     assert "0.8333" in printed
+    assert printed.splitlines()[0] == "Means over 2 cases; distances in mm"
     assert "both masks empty" in printed
 
 
@@ -130,8 +131,8 @@ def test_regions_and_ignore_label_of_dataset_json(tmp_path, folders):
     assert set(json.loads((folders[0] / "summary.json").read_text())["mean"]) == {"(1, 2)", "(2,)"}
 
 
-def test_two_dimensional_images_have_lengths_in_pixels_and_no_volume(tmp_path):
-    write_dataset_json(tmp_path, {"background": 0, "road": 1}, ending=".png")
+def test_two_dimensional_images_have_lengths_in_pixels_and_no_volume(tmp_path, capsys):
+    write_dataset_json(tmp_path, {"background": 0, "liver": 1}, ending=".png")
     a, b = np.zeros((20, 30), np.uint8), np.zeros((20, 30), np.uint8)
     a[5:10, 5:10], b[5:10, 9:14] = 1, 1
     for name, array in (("p", a), ("r", b)):
@@ -141,6 +142,35 @@ def test_two_dimensional_images_have_lengths_in_pixels_and_no_volume(tmp_path):
     table = load_evaluation(tmp_path / "p" / "summary.json")
     assert table.of("HD").tolist() == [4]
     assert np.isnan(table.of("volume_ref_ml")).all()
+    assert table.settings["distance_unit"] == "pixels"
+    assert table.settings["nsd_tolerance_mm"] == {"liver": 1}  # FLARE22's 5 are mm
+    assert "pixels" in (tmp_path / "p" / "metrics.csv").read_text()
+    printed = capsys.readouterr().out
+    assert "distances in pixels" in printed
+    assert "NSD pixels" in printed
+    assert "mm" not in printed.partition("Wrote")[0]
+
+
+def test_tiff_stacks_have_mm_where_a_file_says_the_spacing_and_no_mean_with_those_that_have_none(tmp_path, capsys):
+    tifffile = pytest.importorskip("tifffile")
+    write_dataset_json(tmp_path, {"background": 0, "cell": 1}, ending=".tiff")
+    array = np.zeros((4, 6, 8), np.uint8)
+    array[1:3, 2:4, 2:4] = 1
+    folders = tmp_path / "p", tmp_path / "r"
+    for folder in folders:
+        folder.mkdir()
+        tifffile.imwrite(folder / "a.tiff", array, photometric="minisblack")
+    evaluate(folders)
+    assert load_evaluation(folders[0] / "summary.json").settings["distance_unit"] == "pixels"
+    for folder in folders:
+        (folder / "a.json").write_text('{"spacing": [2, 0.5, 0.5]}')
+    evaluate(folders)
+    table = load_evaluation(folders[0] / "summary.json")
+    assert table.settings["distance_unit"] == "mm"
+    assert table.of("volume_ref_ml") == pytest.approx(8 * 0.5e-3)
+    for folder in folders:
+        tifffile.imwrite(folder / "b.tiff", array, photometric="minisblack")
+    assert "b.tiff have no physical spacing" in refusal(capsys, folders)
 
 
 def test_a_single_slice_of_known_thickness_has_a_contour_and_a_volume(folders):

@@ -92,7 +92,7 @@ def test_scores_are_an_independent_count_in_json_csv_markdown_and_page(compariso
             [shown] = [r for r in page[2:] if r[0] == method]
             assert columns[1 + 3 * position] == "Dice"
             assert shown[1 + 3 * position].rstrip("○") == f"{mean:.3f}"
-            [line] = [r for r in markdown.splitlines() if r.startswith(f"| {method} |")][:1]
+            [line] = [r for r in markdown.splitlines() if r.startswith(f"| {method} |")][1:2]  # below the structures
             assert line.split("|")[2 + 3 * position].strip(" *○") == f"{mean:.3f}"
 
 
@@ -126,7 +126,7 @@ def test_comparisons_are_those_of_scipy_corrected_by_holm(comparison, report, co
     rows = Tables((report / "report.html").read_text()).rows["table-comparisons"]
     [shown] = [r for r in rows if r[:3] == [f"student {MINUS} ensemble", "Dice", "mean"]]
     assert shown[3] == f"{found[2]['mean']:+.4f}".replace("-", MINUS)
-    assert shown[9].endswith("○") == found[2]["significant"]
+    assert shown[rows[0].index("corrected p")].endswith("○") == found[2]["significant"]
 
 
 def test_undefined_values_are_null_empty_or_named_never_zero(report, content):
@@ -317,6 +317,11 @@ def test_one_class_in_two_dimensions_is_tested_once_and_shown_large(tmp_path):
     page = (tmp_path / "out" / "report.html").read_text()
     assert "mean over classes" not in page
     assert "6 cases of 3 groups" in page
+    for text in (page, (tmp_path / "out" / "report.md").read_text()):
+        assert "Distances in pixels" in text
+        assert "HD95 (pixels)" in text
+        assert "cell 1 pixels" in text
+        assert not re.search(r"\bmm\b", text)
     picture = imread(tmp_path / "out" / "plots" / "case_small_worst.png")[..., :3]
     blue = (picture[..., 2] - picture[..., 0] > 0.3).nonzero()[0]  # the contour
     assert np.ptp(blue) > 0.5 * len(picture) * np.sqrt(cell.sum()) / 40

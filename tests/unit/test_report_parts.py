@@ -8,10 +8,9 @@ import pytest
 
 from nnunet_kd.errors import UserError
 from nnunet_kd.evaluation.report.calibration import entropy, near_foreground, reliability
-from nnunet_kd.evaluation.report.costs import ratio
+from nnunet_kd.evaluation.report.costs import Cost, pareto_front, ratio, same_time
 from nnunet_kd.evaluation.report.formats import number, probability, significant
 from nnunet_kd.evaluation.report.methods import choose_roles, file_stems
-from nnunet_kd.evaluation.report.numbers import pareto_front
 from nnunet_kd.evaluation.report.optimism import find_exposure
 from nnunet_kd.evaluation.report.overlays import CaseView, choose_cases, draw_case, slice_of_most_disagreement
 from nnunet_kd.evaluation.report.soft_labels import soft_label_entropy
@@ -77,6 +76,26 @@ def test_pareto_front_by_hand():
     assert pareto_front([1, 2], [math.nan, 0.3]) == [1]
 
 
+def test_times_within_the_spread_of_the_runs_are_a_tie():
+    a = Cost("a", network_seconds=(0.0511,), network_seconds_of_runs=(0.0508, 0.0511, 0.0519))
+    b = Cost("b", network_seconds=(0.0514,), network_seconds_of_runs=(0.0512, 0.0514, 0.0520))
+    c = Cost("c", network_seconds=(0.0530,), network_seconds_of_runs=(0.0528, 0.0530, 0.0531))
+    costs = [a, b, c]
+
+    def tied(i, j):
+        return same_time(costs[i], costs[j])
+
+    assert (tied(0, 1), tied(0, 2)) == (True, False)
+    seconds = [x.network_seconds[0] for x in costs]
+    assert pareto_front(seconds, [0.8, 0.9, 0.95]) == [0, 1, 2]
+    assert pareto_front(seconds, [0.8, 0.9, 0.95], tied) == [1, 2]  # a is no faster than b, and worse
+    assert pareto_front(seconds, [0.9, 0.9, 0.9], tied) == [0, 1]
+    # a benchmark without runs: the interval of the ratio over the cases
+    assert same_time(Cost("a", network_seconds=(1.0, 2.0, 3.0)), Cost("b", network_seconds=(1.1, 1.9, 3.0)))
+    assert not same_time(Cost("a", network_seconds=(1.0, 2.0, 3.0)), Cost("b", network_seconds=(1.1, 2.1, 3.1)))
+    assert not same_time(Cost("a", network_seconds=(1.0,)), Cost("b", network_seconds=(1.0,)))  # noise is not known
+
+
 def test_ratio_is_a_geometric_mean_of_the_same_cases():
     found = ratio([8, 2], [2, 2])
     assert found.factor == pytest.approx(2)
@@ -132,6 +151,8 @@ def test_worst_median_and_best_case():
     assert choose_cases([0.2, 0.1]) == [("worst", 1), ("best", 0)]
     assert choose_cases([math.nan, 0.3]) == [("only", 1)]
     assert choose_cases([math.nan]) == []
+    # a case with a missed structure has no distance to it, and is the worst all the same
+    assert choose_cases([-1.0, -5.0, math.nan, -3.0], [1, 0, 2, 0]) == [("worst", 2), ("median", 0), ("best", 3)]
 
 
 def make_view(reference, prediction, **more):

@@ -23,8 +23,10 @@ def take_turns(competitors: Sequence[Competitor], run: int) -> list[Competitor]:
     return [*competitors[first:], *competitors[:first]]
 
 
-def time_networks(competitors: Sequence[Competitor], conditions: Conditions, bar: tqdm) -> dict[str, list[float]]:
-    """Median seconds over the runs for each case, until the logits are in main memory.
+def time_networks(
+    competitors: Sequence[Competitor], conditions: Conditions, bar: tqdm
+) -> dict[str, dict[str, list[float]]]:
+    """Seconds of each model until the logits are in main memory, as ``benchmark.json`` has them.
 
     nnU-Net's own predictor slides over the preprocessed image, with windows, weighting and mirroring as
     ``nnUNetv2_predict`` has them; the folds of a folder, and the folders of a model, one after another. Averaging them
@@ -35,25 +37,36 @@ def time_networks(competitors: Sequence[Competitor], conditions: Conditions, bar
         conditions: cases, runs and device.
         bar: advanced by one for each case.
 
+    Returns:
+        of each model ``network_seconds``, of each case the median over the runs, and ``network_seconds_of_runs``, of
+        each run the median over the cases: their spread is the noise of the machine.
+
     Raises:
         UserError: when a checkpoint does not fit its plans.
     """
     predictors = {c.name: [_load(m, c.mirroring, conditions.device) for m in c.models] for c in competitors}
-    medians: dict[str, list[float]] = {c.name: [] for c in competitors}
+    seconds: dict[str, list[list[float]]] = {c.name: [] for c in competitors}
     with _threads_of_nnunet(conditions.device):
         for number, files in enumerate(conditions.cases.values()):
             inputs = {c.name: [_preprocess(m, files) for m in c.models] for c in competitors}
-            seconds: dict[str, list[float]] = {c.name: [] for c in competitors}
+            for of_cases in seconds.values():
+                of_cases.append([])
             warm_ups = 1 if number == 0 else 0
             for run in range(conditions.runs + warm_ups):
                 for c in take_turns(competitors, run):
                     taken = _time(predictors[c.name], inputs[c.name])
                     if run >= warm_ups:
-                        seconds[c.name].append(taken)
-            for name, values in seconds.items():
-                medians[name].append(float(np.median(values)))
+                        seconds[c.name][-1].append(taken)
             bar.update()
-    return medians
+    return {name: _medians(np.array(values)) for name, values in seconds.items()}
+
+
+def _medians(seconds: np.ndarray) -> dict[str, list[float]]:
+    """Medians over runs and over cases of seconds of shape (cases, runs)."""
+    return {
+        "network_seconds": np.median(seconds, axis=1).tolist(),
+        "network_seconds_of_runs": np.median(seconds, axis=0).tolist(),
+    }
 
 
 def _load(model: TeacherModel, mirroring: bool, device: torch.device) -> list[nnUNetPredictor]:

@@ -67,7 +67,7 @@ def run_benchmark(competitors: Sequence[Competitor], conditions: Conditions, log
             c.name: {
                 "folders": [f"{m.folder.name}:{','.join(map(str, m.folds))}" for m in c.models],
                 "cost": asdict(costs[c.name]),
-                "network_seconds": network_seconds[c.name],
+                **network_seconds[c.name],
                 **_values(uses[c.name], len(cases)),
             }
             for c in competitors

@@ -14,11 +14,12 @@ from nnunet_kd.evaluation.efficiency import count_models
 from nnunet_kd.evaluation.folder import evaluate_folder
 from nnunet_kd.evaluation.report.calibration import Calibration
 from nnunet_kd.evaluation.report.cases import calibrate, choose_shown
+from nnunet_kd.evaluation.report.compute import common_cases, compute_numbers
 from nnunet_kd.evaluation.report.content import Report
-from nnunet_kd.evaluation.report.costs import Cost, collect_costs, load_benchmark, ratio
+from nnunet_kd.evaluation.report.costs import Cost, collect_costs, load_benchmark, pareto_front, ratio, same_time
 from nnunet_kd.evaluation.report.files import write_report
 from nnunet_kd.evaluation.report.headline import make_headline
-from nnunet_kd.evaluation.report.numbers import HIGHER_IS_BETTER, Numbers, common_cases, compute_numbers, pareto_front
+from nnunet_kd.evaluation.report.numbers import Numbers
 from nnunet_kd.evaluation.report.plots import cost_points, draw_plots
 from nnunet_kd.evaluation.report.provenance import Provenance, describe_files, describe_model, describe_run
 from nnunet_kd.evaluation.report.remarks import make_remarks
@@ -55,10 +56,7 @@ def build_report(request: Request) -> Report:
     numbers = compute_numbers(evaluations, request.roles, request.shown, request.significance, groups)
     volumes = Volumes(LabelDefinition.load(request.dataset_json), request.references, request.images)
     calibrations = tuple(c for m in request.methods if (c := calibrate(volumes, m, numbers.cases)) is not None)
-    metric = numbers.shown[0]
-    shown = (
-        choose_shown(n, numbers.cases, numbers.values(n, metric), HIGHER_IS_BETTER[metric]) for n in numbers.methods
-    )
+    shown = (choose_shown(numbers, name) for name in numbers.methods)
     references = len(list(request.references.glob(f"*{volumes.definition.file_ending}")))
     predicted = {name: len(e.cases) for name, e in found.items()}
     warnings, notes = make_remarks(numbers, models, predicted, references, request.significance)
@@ -123,13 +121,16 @@ def _time_ratios(costs: Mapping[str, Cost], reference: str) -> dict[str, Any]:
 
 
 def _fronts(costs: Mapping[str, Cost], numbers: Numbers) -> dict[str, tuple[str, ...]]:
-    metric = numbers.shown[0]
-    sign = 1 if HIGHER_IS_BETTER[metric] else -1
+    standing = numbers.standing(numbers.shown[0])
     fronts = {}
     for kind, points in cost_points(costs).items():
         names = list(points)
-        quality = [sign * numbers.score(name, metric).mean for name in names]
-        fronts[kind] = tuple(names[i] for i in pareto_front([points[name] for name in names], quality))
+
+        def tied(i: int, j: int, kind: str = kind, names: list[str] = names) -> bool:
+            return kind == "network_seconds" and same_time(costs[names[i]], costs[names[j]])
+
+        front = pareto_front(list(points.values()), [standing[name] for name in names], tied)
+        fronts[kind] = tuple(names[i] for i in front)
     return fronts
 
 

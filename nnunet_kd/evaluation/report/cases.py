@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from tqdm import tqdm
 
 from nnunet_kd.errors import UserError
 from nnunet_kd.evaluation.report.calibration import Calibration, entropy, near_foreground, reliability
 from nnunet_kd.evaluation.report.methods import Method
+from nnunet_kd.evaluation.report.numbers import HIGHER_IS_BETTER, Numbers
 from nnunet_kd.evaluation.report.overlays import CaseView, choose_cases
 from nnunet_kd.evaluation.report.volumes import Volumes
 
@@ -22,18 +22,22 @@ class ShownCase:
         kind: ``worst``, ``median``, ``best`` or ``only``.
         case: its name.
         score: its value of the first metric, mean over classes.
+        left_out: structures that the method misses or invents there and that have no value.
     """
 
     method: str
     kind: str
     case: str
     score: float
+    left_out: int
 
 
-def choose_shown(method: str, cases: Sequence[str], values: np.ndarray, higher_is_better: bool) -> list[ShownCase]:
-    """Worst, median and best case of a method."""
-    chosen = choose_cases((values if higher_is_better else -values).tolist())
-    return [ShownCase(method, kind, cases[i], float(values[i])) for kind, i in chosen]
+def choose_shown(numbers: Numbers, method: str) -> list[ShownCase]:
+    """Worst, median and best case of a method by the first metric; the more structures fail, the worse."""
+    metric = numbers.shown[0]
+    values, left_out = numbers.values(method, metric), numbers.left_out(method, metric)
+    chosen = choose_cases((values if HIGHER_IS_BETTER[metric] else -values).tolist(), left_out.tolist())
+    return [ShownCase(method, kind, numbers.cases[i], float(values[i]), int(left_out[i])) for kind, i in chosen]
 
 
 def view_case(volumes: Volumes, method: Method, case: str) -> CaseView:

@@ -74,6 +74,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "significance": report.significance,
         "evaluation_settings": report.settings,
         "scores": n.scores,
+        "structures": n.detections,
         "comparisons": [flat_test(t) for t in n.tests],
         "benchmark": report.benchmark,
         "costs": report.costs,

@@ -1,6 +1,6 @@
 """What each method costs, from counted models and from a benchmark, and how many times less the student needs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ class Cost:
         passes_per_case: forward passes of a case: windows x mirrored versions x networks.
         flops_per_case: counted floating point operations of these passes, 2 per multiply-add.
         network_seconds: sliding-window prediction of each benchmarked case, median over runs.
+        network_seconds_of_runs: the same of each run, median over cases; empty for benchmarks that did not keep it.
         predict_seconds: whole ``nnUNetv2_predict`` per case, one for each run.
         memory_mb: peak resident memory, one for each run.
         device_mb: peak memory on the device, one for each run.
@@ -38,6 +39,7 @@ class Cost:
     passes_per_case: float | None = None
     flops_per_case: float | None = None
     network_seconds: tuple[float, ...] = ()
+    network_seconds_of_runs: tuple[float, ...] = ()
     predict_seconds: tuple[float, ...] = ()
     memory_mb: tuple[float, ...] = ()
     device_mb: tuple[float, ...] = ()
@@ -100,6 +102,7 @@ def collect_costs(
             name,
             **{key: counts.get(key) for key in COUNTED},
             network_seconds=_numbers(model.get("network_seconds")),
+            network_seconds_of_runs=_numbers(model.get("network_seconds_of_runs")),
             predict_seconds=_numbers(model.get("predict_seconds_per_case")),
             memory_mb=_numbers(model.get("peak_rss_mb")),
             device_mb=_numbers(model.get("peak_device_mb")),
@@ -124,6 +127,44 @@ def ratio(first: Sequence[float], second: Sequence[float]) -> Ratio | None:
     logs = np.log(np.asarray(first, dtype=float)) - np.log(np.asarray(second, dtype=float))
     low, high = bootstrap_interval(logs)
     return Ratio(float(np.exp(logs.mean())), float(np.exp(low)), float(np.exp(high)), len(logs))
+
+
+def same_time(first: Cost, second: Cost) -> bool:
+    """Whether two network times differ by no more than noise.
+
+    With several runs of each: when their ranges overlap. Else: when the interval of their ratio over cases holds 1.
+    """
+    runs = first.network_seconds_of_runs, second.network_seconds_of_runs
+    if min(map(len, runs)) > 1:
+        return min(runs[0]) <= max(runs[1]) and min(runs[1]) <= max(runs[0])
+    times = ratio(first.network_seconds, second.network_seconds)
+    return times is not None and times.low <= 1 <= times.high
+
+
+def pareto_front(
+    cost: Sequence[float], quality: Sequence[float], tied: Callable[[int, int], bool] = lambda i, j: False
+) -> list[int]:
+    """Positions that no other one beats: none is as cheap or cheaper and as good or better, and differs in one.
+
+    Args:
+        cost: lower is better.
+        quality: higher is better; points with NaN in either are left out.
+        tied: whether the costs at two positions differ by no more than the noise of the measurement.
+
+    Returns:
+        positions by rising cost.
+    """
+    points = [i for i in range(len(cost)) if np.isfinite(cost[i]) and np.isfinite(quality[i])]
+
+    def beaten(i: int) -> bool:
+        return any(
+            (cost[j] <= cost[i] or tied(i, j))
+            and quality[j] >= quality[i]
+            and (quality[j] > quality[i] or (cost[j] < cost[i] and not tied(i, j)))
+            for j in points
+        )
+
+    return sorted((i for i in points if not beaten(i)), key=lambda i: cost[i])
 
 
 def _numbers(values: Any) -> tuple[float, ...]:

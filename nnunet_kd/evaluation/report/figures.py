@@ -1,6 +1,6 @@
 """The report's diagrams: accuracy, paired differences, accuracy against cost, reliability."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -8,20 +8,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from nnunet_kd.evaluation.report.calibration import Reliability
-from nnunet_kd.evaluation.report.numbers import HIGHER_IS_BETTER, UNITS, Numbers, pareto_front
+from nnunet_kd.evaluation.report.numbers import HIGHER_IS_BETTER, Numbers, Test
 from nnunet_kd.evaluation.report.style import FAINT, INK, PAPER, MethodStyle, new_figure
 
 WIDTH_IN = 7.2
 Styles = Mapping[str, MethodStyle]
 
 
-def axis_label(metric: str) -> str:
-    """Metric with its unit."""
-    return f"{metric} ({UNITS[metric]})" if metric in UNITS else metric
-
-
 def dot_plot(numbers: Numbers, metric: str, styles: Styles) -> Figure:
-    """Mean and standard deviation of every method, one panel for each class; a ring marks significant differences.
+    """Mean and standard deviation of what every comparable method has, one panel for each class.
+
+    A ring marks significant differences.
 
     Source: the form is that of Noothout et al. 2022, Fig. 4.
     """
@@ -35,15 +32,17 @@ def dot_plot(numbers: Numbers, metric: str, styles: Styles) -> Figure:
     for ax, (label, title) in zip(grid.flat, panels, strict=False):
         for y, method in zip(positions, numbers.methods, strict=True):
             score, style = numbers.score(method, metric, label), styles[method]
-            if not np.isfinite(score.mean):
-                ax.text(0.5, y, "undefined", transform=ax.get_yaxis_transform(), ha="center", va="center", color=FAINT)
+            mean, sd = score.common_mean, score.common_sd
+            if not np.isfinite(mean):
+                said = "not comparable" if np.isfinite(score.mean) else "undefined"
+                ax.text(0.5, y, said, transform=ax.get_yaxis_transform(), ha="center", va="center", color=FAINT)
                 continue
-            sd = score.sd if np.isfinite(score.sd) else 0.0
-            ax.plot([score.mean - sd, score.mean + sd], [y, y], color=style.color, lw=1.6, solid_capstyle="butt")
-            ax.plot(score.mean, y, style.marker, color=style.color, ms=6, mec=PAPER, mew=0.4, zorder=3)
+            sd = sd if np.isfinite(sd) else 0.0
+            ax.plot([mean - sd, mean + sd], [y, y], color=style.color, lw=1.6, solid_capstyle="butt")
+            ax.plot(mean, y, style.marker, color=style.color, ms=6, mec=PAPER, mew=0.4, zorder=3)
             test = numbers.test(method, numbers.roles.reference, metric, label)
             if test is not None and test.significant:
-                ax.plot(score.mean, y, "o", mfc="none", mec=INK, ms=10, mew=1.1, zorder=4)
+                ax.plot(mean, y, "o", mfc="none", mec=INK, ms=10, mew=1.1, zorder=4)
         ax.set_title(title, loc="left")
         ax.set_ylim(-0.6, len(positions) - 0.4)
         ax.grid(axis="y", color=FAINT, lw=0.4, alpha=0.5)
@@ -54,7 +53,7 @@ def dot_plot(numbers: Numbers, metric: str, styles: Styles) -> Figure:
         ax.remove()
     for row in grid:
         row[0].set_yticks(positions, numbers.methods)
-    figure.supxlabel(axis_label(metric), fontsize=8)
+    figure.supxlabel(numbers.title(metric), fontsize=8)
     return figure
 
 
@@ -64,11 +63,12 @@ def paired_plot(numbers: Numbers, first: str, second: str, metric: str, styles: 
     assert test is not None, (first, second)
     figure = new_figure(WIDTH_IN, 2.7, layout="constrained")
     scatter, sorted_ax = figure.subplots(1, 2, width_ratios=(1, 1.75))
-    a, b = numbers.values(first, metric), numbers.values(second, metric)
-    known = np.isfinite(a) & np.isfinite(b)
+    a, b = numbers.pair(first, second, metric)
+    known = np.isfinite(a)
     _scatter_pairs(scatter, b[known], a[known], styles[first])
-    scatter.set(xlabel=f"{second}: {axis_label(metric)}", ylabel=f"{first}: {axis_label(metric)}")
-    _sorted_differences(sorted_ax, np.sort(a[known] - b[known]), test, metric)
+    title = numbers.title(metric)
+    scatter.set(xlabel=f"{second}: {title}", ylabel=f"{first}: {title}")
+    _sorted_differences(sorted_ax, np.sort(a[known] - b[known]), test, title)
     return figure
 
 
@@ -85,8 +85,8 @@ def _scatter_pairs(ax: Axes, x: np.ndarray, y: np.ndarray, style: MethodStyle) -
         axis.set_major_locator(MaxNLocator(4))
 
 
-def _sorted_differences(ax: Axes, difference: np.ndarray, test, metric: str) -> None:
-    good = difference > 0 if HIGHER_IS_BETTER[metric] else difference < 0
+def _sorted_differences(ax: Axes, difference: np.ndarray, test: Test, title: str) -> None:
+    good = difference > 0 if HIGHER_IS_BETTER[test.metric] else difference < 0
     rank = np.arange(1, difference.size + 1)
     result = test.result
     ax.axhline(0, color=INK, lw=0.8)
@@ -97,14 +97,19 @@ def _sorted_differences(ax: Axes, difference: np.ndarray, test, metric: str) -> 
     ax.vlines(rank, 0, difference, color=FAINT, lw=0.9)
     for chosen, marker, face, name in ((good, "o", INK, "better"), (~good, "o", PAPER, "worse or equal")):
         ax.plot(rank[chosen], difference[chosen], marker, mfc=face, mec=INK, ms=3.6, mew=0.8, ls="none", label=name)
-    ax.set(xlabel="cases, in order of the difference", ylabel=f"{test.first} − {test.second}: {axis_label(metric)}")
+    ax.set(xlabel="cases, in order of the difference", ylabel=f"{test.first} − {test.second}: {title}")
     ax.set_xlim(0.2, difference.size + 0.8)
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     ax.legend(loc="lower right", handletextpad=0.1, borderaxespad=0.2)
 
 
 def cost_plot(
-    numbers: Numbers, metric: str, costs: Mapping[str, Mapping[str, float]], titles: Mapping[str, str], styles: Styles
+    numbers: Numbers,
+    metric: str,
+    costs: Mapping[str, Mapping[str, float]],
+    fronts: Mapping[str, Collection[str]],
+    titles: Mapping[str, str],
+    styles: Styles,
 ) -> Figure:
     """Accuracy against each kind of cost, logarithmic; the Pareto front is a stepped line through ringed points.
 
@@ -112,6 +117,7 @@ def cost_plot(
         numbers: the report's numbers.
         metric: on the vertical axis.
         costs: of each kind: cost of each method, positive.
+        fronts: of each kind: Pareto-optimal methods by rising cost.
         titles: axis label of each kind.
         styles: of each method.
     """
@@ -119,9 +125,8 @@ def cost_plot(
     axes = figure.subplots(1, len(costs), squeeze=False, sharey=True)[0]
     for ax, (kind, cost) in zip(axes, costs.items(), strict=True):
         names = [n for n in numbers.methods if n in cost]
-        x, y = [cost[n] for n in names], [numbers.score(n, metric).mean for n in names]
-        # lower is better for distances: the front is that of their negatives
-        front = pareto_front(x, y if HIGHER_IS_BETTER[metric] else [-v for v in y])
+        x, y = [cost[n] for n in names], [numbers.score(n, metric).common_mean for n in names]
+        front = [names.index(n) for n in fronts[kind]]
         ax.set_xscale("log")
         ax.step([x[i] for i in front], [y[i] for i in front], where="post", color=FAINT, lw=1, ls=(0, (4, 2)), zorder=1)
         for i, name in enumerate(names):
@@ -135,7 +140,7 @@ def cost_plot(
         ax.set_axisbelow(True)
         ax.margins(0.14)
         _log_ticks(ax, x)
-    axes[0].set_ylabel(f"{axis_label(metric)}, {numbers.over}")
+    axes[0].set_ylabel(f"{numbers.title(metric)}, {numbers.over}")
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)))
     return figure

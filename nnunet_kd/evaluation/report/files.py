@@ -21,8 +21,10 @@ from nnunet_kd.evaluation.report.tables import (
     case_table,
     cost_table,
     spread_table,
+    structure_table,
     test_tables,
 )
+from nnunet_kd.evaluation.table import distance_unit
 from nnunet_kd.files import write_json
 
 TEMPLATES = {"report.html": "report.html.j2", "report.md": "report.md.j2"}
@@ -61,7 +63,7 @@ def write_report(report: Report, plots: Plots, folder: Path) -> None:
 
 def _tables(report: Report) -> list[Table]:
     n = report.numbers
-    optional = [cost_table(n, report.costs), calibration_table(report.calibration)]
+    optional = [structure_table(n), cost_table(n, report.costs), calibration_table(report.calibration)]
     return [accuracy_table(n), spread_table(n), *test_tables(n), case_table(n), *(t for t in optional if t is not None)]
 
 
@@ -77,10 +79,10 @@ def _calibration_sentences(report: Report) -> list[str]:
 
 def _settings_lines(settings: Mapping[str, Any]) -> dict[str, str]:
     """What a reader must know of the metrics."""
-    tolerances = settings.get("nsd_tolerance_mm", {})
+    tolerances, unit = settings.get("nsd_tolerance_mm", {}), distance_unit(settings)
     lines = {"empty masks": "; ".join(settings.get("rules", ()))}
     if tolerances:
-        lines["NSD tolerance"] = ", ".join(f"{name} {mm:g} mm" for name, mm in tolerances.items())
+        lines["NSD tolerance"] = ", ".join(f"{name} {t:g} {unit}" for name, t in tolerances.items())
     if settings.get("ignore_label") is not None:
         lines["ignore label"] = str(settings["ignore_label"])
     return {name: text for name, text in lines.items() if text}
@@ -106,6 +108,7 @@ def _write_csv_files(report: Report, folder: Path) -> None:
     folder.mkdir()
     n = report.numbers
     _write_csv(folder / "scores.csv", (dataclasses.asdict(s) for s in n.scores))
+    _write_csv(folder / "structures.csv", (dataclasses.asdict(d) for d in n.detections))
     _write_csv(folder / "comparisons.csv", (flat_test(t) for t in n.tests))
     _write_csv(folder / "cases.csv", _case_rows(report))
     if report.costs:

@@ -30,6 +30,11 @@ def significant(value: float | None, digits: int = 3) -> str:
     return f"{value:,.{decimals}f}".replace("-", MINUS)
 
 
+def structures(left_out: int) -> str:
+    """What is said behind a case's value of which structures are left out; nothing where none is."""
+    return f" ({left_out} missed or invented)" if left_out else ""
+
+
 def count(value: float | None) -> str:
     """A whole number with separated thousands."""
     return UNKNOWN if value is None else f"{value:,.0f}"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from nnunet_kd.evaluation.report.costs import Cost, Ratio, ratio
 from nnunet_kd.evaluation.report.formats import UNKNOWN, number, of_metric, probability, significant
-from nnunet_kd.evaluation.report.numbers import HIGHER_IS_BETTER, UNITS, Numbers, Test
+from nnunet_kd.evaluation.report.numbers import HIGHER_IS_BETTER, Numbers, Test, failed_apart
 from nnunet_kd.evaluation.statistics import Significance
 
 _SHARES = ("Dice", "NSD", "IoU", "VOE")
@@ -61,8 +61,8 @@ def _accuracy(
         sentence = f"{student} and {other} have no case in common on which {metric} is defined."
         return Statement(key, UNKNOWN, caption, sentence)
     where = "above" if r.mean > 0 else "below" if r.mean < 0 else "level with"
-    values = [of_metric(numbers.score(name, metric).mean, metric) for name in (student, other)]
-    amount = "" if r.mean == 0 else f"{_amount(abs(r.mean), metric)} of {metric} "
+    values = [of_metric(mean, metric) for mean in (test.first_mean, test.second_mean)]
+    amount = "" if r.mean == 0 else f"{_amount(abs(r.mean), numbers, metric)} of {metric} "
     groups = f", {r.n_groups} groups" if numbers.groups is not None else ""
     sentence = (
         f"{student} is {amount}{where} {other}: {values[0]} against {values[1]}, {numbers.over}, "
@@ -70,13 +70,15 @@ def _accuracy(
     )
     if HIGHER_IS_BETTER[metric] is False:
         sentence = sentence[:-1] + f"; lower {metric} is better."
-    return Statement(key, _amount(r.mean, metric, sign=True), f"{metric}: {caption}", sentence)
+    if failures := failed_apart(test):
+        sentence += f" It leaves out {failures}: compare these first."
+    return Statement(key, _amount(r.mean, numbers, metric, sign=True), f"{metric}: {caption}", sentence)
 
 
-def _amount(value: float, metric: str, sign: bool = False) -> str:
+def _amount(value: float, numbers: Numbers, metric: str, sign: bool = False) -> str:
     if metric in _SHARES:
         return f"{number(100 * value, 2, sign)} points"
-    return f"{of_metric(value, metric, sign)} {UNITS.get(metric, '')}".strip()
+    return f"{of_metric(value, metric, sign)} {numbers.unit(metric)}".strip()
 
 
 def _interval(test: Test, metric: str) -> str:

@@ -40,19 +40,22 @@ class CaseView:
     ignore_label: int | None = None
 
 
-def choose_cases(scores: Sequence[float]) -> list[tuple[str, int]]:
+def choose_cases(scores: Sequence[float], failures: Sequence[int] | None = None) -> list[tuple[str, int]]:
     """Positions of the worst, median (the lower one of two) and best case; fewer where there are fewer cases.
 
     Args:
-        scores: one number per case, higher is better; NaN is left out.
+        scores: one number per case, higher is better; cases with NaN and no failure are left out.
+        failures: of each case; more are worse, whatever the score.
     """
-    known = [i for i in np.argsort(scores, kind="stable") if np.isfinite(scores[i])]
+    failed = [0] * len(scores) if failures is None else failures
+    known = [i for i in range(len(scores)) if np.isfinite(scores[i]) or failed[i]]
+    known.sort(key=lambda i: (-failed[i], scores[i] if np.isfinite(scores[i]) else -np.inf))
     if not known:
         return []
     if len(known) == 1:
-        return [("only", int(known[0]))]
+        return [("only", known[0])]
     chosen = [("worst", known[0]), ("median", known[(len(known) - 1) // 2]), ("best", known[-1])]
-    return [(kind, int(i)) for kind, i in chosen if len(known) > 2 or kind != "median"]
+    return [(kind, i) for kind, i in chosen if len(known) > 2 or kind != "median"]
 
 
 def slice_of_most_disagreement(view: CaseView, axis: int) -> int:

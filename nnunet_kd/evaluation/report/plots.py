@@ -15,9 +15,9 @@ from nnunet_kd.evaluation.report import figures
 from nnunet_kd.evaluation.report.cases import ShownCase, view_case
 from nnunet_kd.evaluation.report.content import Report
 from nnunet_kd.evaluation.report.costs import Cost
-from nnunet_kd.evaluation.report.formats import of_metric
+from nnunet_kd.evaluation.report.formats import of_metric, structures
 from nnunet_kd.evaluation.report.methods import Method, file_stems
-from nnunet_kd.evaluation.report.numbers import Numbers
+from nnunet_kd.evaluation.report.numbers import Numbers, failed_apart
 from nnunet_kd.evaluation.report.overlays import draw_case, draw_class_legend
 from nnunet_kd.evaluation.report.soft_labels import SoftLabelEntropy
 from nnunet_kd.evaluation.report.style import RC, MethodStyle, inline_svg, method_styles, save_plot
@@ -87,20 +87,21 @@ def draw_plots(
                 plots.paired.append(_vector(figure, folder, stem, _paired_caption(n, first, second, metric)))
         points = cost_points(report.costs)
         if points:
-            figure = figures.cost_plot(n, n.shown[0], points, COST_TITLES, plots.styles)
+            figure = figures.cost_plot(n, n.shown[0], points, report.fronts, COST_TITLES, plots.styles)
             caption = (
-                f"{n.shown[0]} against cost. Ringed and joined: the Pareto front, which no other method beats in both."
+                f"{n.shown[0]} against cost. Ringed and joined: the Pareto front, which no other method beats in both. "
+                "Times that differ by no more than the runs of one method do are equal."
             )
             plots.cost.append(_vector(figure, folder, "cost", caption))
         if report.calibration:
             figure = figures.reliability_plot({c.method: c.curve for c in report.calibration}, plots.styles)
-            plots.calibration.append(_vector(figure, folder, "reliability", _RELIABILITY))
+            plots.calibration.append(_vector(figure, folder, "reliability", _RELIABILITY.format(unit=n.distance_unit)))
         save_plot(draw_class_legend(n.labels), folder, "cases_legend")
         for shown in tqdm(report.shown, desc="pictures of cases", unit="case"):
             view = view_case(volumes, methods[shown.method], shown.case)
             figure = draw_case(view, volumes.classes(n.labels), shown.method)
             stem = f"case_{stems[shown.method]}_{shown.kind}"
-            plot = _raster(figure, folder, stem, _case_caption(shown, n.shown[0]))
+            plot = _raster(figure, folder, stem, _case_caption(shown, n))
             plots.cases.setdefault(shown.method, []).append(plot)
         for (kind, case), figure in (soft_labels.figures if soft_labels else {}).items():
             caption = f"{kind}: {case}, mean entropy {soft_labels.mean[case]:.3f}" if soft_labels else ""
@@ -129,8 +130,8 @@ def _raster(figure: Figure, folder: Path, stem: str, caption: str) -> Plot:
 
 def _dots_caption(numbers: Numbers, metric: str) -> str:
     return (
-        f"{metric}: mean (mark) and standard deviation (line) over {len(numbers.cases)} cases. A ring marks a "
-        f"significant difference from {numbers.roles.reference} ({MARK} in the table)."
+        f"{metric}: mean (mark) and standard deviation (line) over {len(numbers.cases)} cases, of what all methods "
+        f"have. A ring marks a significant difference from {numbers.roles.reference} ({MARK} in the table)."
     )
 
 
@@ -139,18 +140,22 @@ def _paired_caption(numbers: Numbers, first: str, second: str, metric: str) -> s
     assert test is not None, (first, second)
     r = test.result
     low, mean, high = (of_metric(v, metric, sign=True) for v in (r.low, r.mean, r.high))
+    failures = failed_apart(test)
     return (
         f"{metric} ({numbers.over}) of {first} against {second}, case by case. Left: below the line {second} is "
         f"higher. Right: differences in order; dashed, their mean {mean}, shaded its 95 % interval {low} to {high}."
+        f"{f' Left out: {failures}.' if failures else ''}"
     )
 
 
-def _case_caption(shown: ShownCase, metric: str) -> str:
-    return f"{shown.kind}: {shown.case}, {metric} {of_metric(shown.score, metric)}"
+def _case_caption(shown: ShownCase, numbers: Numbers) -> str:
+    metric = numbers.shown[0]
+    value = f"{of_metric(shown.score, metric)} {numbers.unit(metric)}".strip()
+    return f"{shown.kind}: {shown.case}, {metric} {value}{structures(shown.left_out)}"
 
 
 _RELIABILITY = (
-    "Reliability near the organs (bounding box of the reference's foreground and 10 mm around it). Left: on the "
+    "Reliability near the organs (bounding box of the reference's foreground and 10 {unit} around it). Left: on the "
     "diagonal, probabilities mean what they say; below it a method is over-confident. Right: how the voxels are spread "
     "over the bins."
 )

@@ -27,7 +27,7 @@ def make_remarks(
     """
     total = len(numbers.cases)
     exposures = [find_exposure(name, found, numbers.cases) for name, found in models.items()]
-    warnings = [sentence for e in exposures for sentence in e.sentences(total)]
+    warnings = [*_failures(numbers), *(sentence for e in exposures for sentence in e.sentences(total))]
     if total < references:
         missing = ", ".join(f"{name} {references - n}" for name, n in predicted.items() if n < references)
         warnings.append(
@@ -44,6 +44,20 @@ def make_remarks(
             f"By the names of the cases, {', '.join(clean)} and their teachers trained on none of the evaluated cases."
         )
     return tuple(warnings), tuple(notes)
+
+
+def _failures(numbers: Numbers) -> list[str]:
+    """Which structures a method misses or invents altogether: what no mean distance shows."""
+    said = []
+    for name in numbers.methods:
+        found = [d for d in numbers.detections if d.method == name]
+        parts = [f"misses {d.label} altogether in {d.missed} of {d.present} cases" for d in found if d.missed]
+        parts += [f"invents {d.label} in {d.invented} of {d.absent} cases without it" for d in found if d.invented]
+        if parts:
+            said.append(f"{name} {', '.join(parts)}.")
+    if said:
+        said[-1] += " There are no distances there, and comparisons of distances leave them out: look at this first."
+    return said
 
 
 def _too_few(numbers: Numbers, significance: Significance) -> str | None:

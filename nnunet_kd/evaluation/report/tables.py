@@ -16,8 +16,9 @@ from nnunet_kd.evaluation.report.formats import (
     of_metric,
     probability,
     significant,
+    structures,
 )
-from nnunet_kd.evaluation.report.numbers import HIGHER_IS_BETTER, MEAN, UNITS, Numbers, Test
+from nnunet_kd.evaluation.report.numbers import HIGHER_IS_BETTER, MEAN, Numbers, Test, failed_apart
 
 MARK = "○"
 
@@ -97,21 +98,45 @@ def cost_table(numbers: Numbers, costs: Mapping[str, Cost]) -> Table | None:
     return _drop_empty_columns(Table("costs", caption, header, _cells(rows)), keep=3)
 
 
+def structure_table(numbers: Numbers) -> Table | None:
+    """How often each method misses or invents a class altogether; None where no method ever does."""
+    if not any(d.failures for d in numbers.detections):
+        return None
+    header, columns = ["method"], [[Cell(name) for name in numbers.methods]]
+    together = [("in all", numbers.labels)] if len(numbers.labels) > 1 else []
+    for title, labels in [*together, *((label, (label,)) for label in numbers.labels)]:
+        found = [[numbers.detection(name, label) for label in labels] for name in numbers.methods]
+        for word, failed, total in (
+            ("missed", [sum(d.missed for d in row) for row in found], sum(d.present for d in found[0])),
+            ("invented", [sum(d.invented for d in row) for row in found], sum(d.absent for d in found[0])),
+        ):
+            if total:
+                header.append(f"{title}: {word}")
+                columns.append([Cell(f"{f} of {total}", best=f == min(failed) < max(failed)) for f in failed])
+    caption = (
+        "Structures that are missed altogether (the reference has them, the prediction nothing of them) or invented "
+        "(the other way round). Look here first: they have no distance, so that the means of distances below leave "
+        "them out. Bold: the fewest."
+    )
+    return Table("structures", caption, tuple(header), tuple(zip(*columns, strict=True)))
+
+
 def accuracy_table(numbers: Numbers) -> Table:
     """Mean of every metric and class; the form is that of Noothout et al. 2022, Table 2."""
     columns = [(label, metric) for label, _ in numbers.columns for metric in numbers.shown]
-    best = {c: _best([numbers.score(m, c[1], c[0]).mean for m in numbers.methods], c[1]) for c in columns}
+    best = {(label, metric): numbers.best(metric, label) for label, metric in columns}
     rows = []
-    for i, name in enumerate(numbers.methods):
+    for name in numbers.methods:
         row = [Cell(name)]
         for label, metric in columns:
             test = numbers.test(name, numbers.roles.reference, metric, label)
-            mean = of_metric(numbers.score(name, metric, label).mean, metric)
-            row.append(Cell(mean, i in best[label, metric], test is not None and test.significant))
+            mean = of_metric(numbers.score(name, metric, label).common_mean, metric)
+            row.append(Cell(mean, name in best[label, metric], test is not None and test.significant))
         rows.append(tuple(row))
     caption = (
-        f"Mean over {len(numbers.cases)} cases. Bold: best of the column. {MARK}: differs significantly from "
-        f"{numbers.roles.reference}.{_classes(numbers)} Distances in mm."
+        f"Mean over {len(numbers.cases)} cases, of what all methods have. Bold: best of the column; where the mean "
+        f"leaves out structures that were missed or invented, whoever has fewest of them. {MARK}: differs "
+        f"significantly from {numbers.roles.reference}.{_classes(numbers)} Distances in {numbers.distance_unit}."
         f"{_undefined(numbers)}"
     )
     groups = (("", 1), *((title, len(numbers.shown)) for _, title in numbers.columns))
@@ -122,14 +147,14 @@ def spread_table(numbers: Numbers) -> Table:
     """Mean and standard deviation of all metrics that have a better and a worse, mean over classes."""
     # VOE says what IoU says
     metrics = [m for m in next(iter(numbers.evaluations.values())).metrics if m in HIGHER_IS_BETTER and m != "IoU"]
-    best = {m: _best([numbers.score(name, m).mean for name in numbers.methods], m) for m in metrics}
+    best = {m: numbers.best(m) for m in metrics}
     rows = []
-    for i, name in enumerate(numbers.methods):
+    for name in numbers.methods:
         scores = [numbers.score(name, m) for m in metrics]
-        texts = [f"{of_metric(s.mean, s.metric)} ± {of_metric(s.sd, s.metric)}" for s in scores]
-        rows.append((Cell(name), *(Cell(t, i in best[s.metric]) for t, s in zip(texts, scores, strict=True))))
-    caption = f"All metrics, {numbers.over}: mean ± standard deviation over cases."
-    header = ("method", *(f"{m} ({UNITS[m]})" if m in UNITS else m for m in metrics))
+        texts = [f"{of_metric(s.common_mean, s.metric)} ± {of_metric(s.common_sd, s.metric)}" for s in scores]
+        rows.append((Cell(name), *(Cell(t, name in best[s.metric]) for t, s in zip(texts, scores, strict=True))))
+    caption = f"All metrics, {numbers.over}: mean ± standard deviation over cases, of what all methods have."
+    header = ("method", *map(numbers.title, metrics))
     return Table("spread", caption, header, tuple(rows))
 
 
@@ -145,9 +170,15 @@ def test_tables(numbers: Numbers) -> list[Table]:
         else (" Corrected p: for all tests of the metric, over classes and pairs of methods.")
     )
     groups = "" if numbers.groups is None else " Groups are resampled as a whole, and tested by their mean difference."
+    left_out = (
+        " Failures left out: structures that the first / the second method misses or invents; they have no value."
+        if any(failed_apart(t) for t in numbers.tests)
+        else ""
+    )
     caption = (
-        "Paired comparisons on the same cases: first minus second method, the mean of the differences with its 95 % "
-        f"bootstrap interval, Wilcoxon signed-rank test.{corrected}{groups} {MARK}: significant."
+        "Paired comparisons on the cases and classes that both have: first minus second method, the mean of the "
+        f"differences with its 95 % bootstrap interval, Wilcoxon signed-rank test.{corrected}{groups} {MARK}: "
+        f"significant.{left_out}"
     )
     tables = [_test_table(numbers, "comparisons", f"{caption} The student's comparisons.", main)]
     if rest:
@@ -163,14 +194,21 @@ def _test_table(numbers: Numbers, key: str, caption: str, tests: Sequence[Test])
         interval = f"{of_metric(r.low, m, True)} to {of_metric(r.high, m, True)}" if r.low == r.low else UNKNOWN
         texts = (
             f"{t.first} − {t.second}", m, titles[t.label], of_metric(r.mean, m, True), interval,
-            of_metric(r.median, m, True), f"{r.better} / {r.ties} / {r.worse}", count(r.n_groups), probability(r.p),
+            of_metric(r.median, m, True), f"{r.better} / {r.ties} / {r.worse}", _failures(t), count(r.n_groups),
+            probability(r.p),
         )  # fmt: skip
         rows.append((*map(Cell, texts), Cell(probability(t.p_adjusted), mark=t.significant)))
     header = (
-        "first − second", "metric", "class", "mean", "95 % interval", "median", "better / equal / worse", "n", "p",
-        "corrected p",
+        "first − second", "metric", "class", "mean", "95 % interval", "median", "better / equal / worse",
+        "failures left out", "n", "p", "corrected p",
     )  # fmt: skip
-    return Table(key, caption, header, tuple(rows), left=3)
+    return _drop_empty_columns(Table(key, caption, header, tuple(rows), left=3), keep=7)
+
+
+def _failures(test: Test) -> str:
+    """Structures missed or invented by each of the two that their comparison leaves out."""
+    counts = test.first_failures, test.second_failures
+    return f"{counts[0]} / {counts[1]}" if any(counts) else UNKNOWN
 
 
 def calibration_table(results: Sequence[Calibration]) -> Table | None:
@@ -196,27 +234,25 @@ def case_table(numbers: Numbers) -> Table:
     """The first metric of every case and method."""
     metric = numbers.shown[0]
     values = {name: numbers.values(name, metric) for name in numbers.methods}
-    rows = [(case, *(of_metric(values[m][i], metric) for m in numbers.methods)) for i, case in enumerate(numbers.cases)]
-    caption = f"{metric} of every case, {numbers.over}."
+    left_out = {name: numbers.left_out(name, metric) for name in numbers.methods}
+    rows = [
+        (case, *(of_metric(values[m][i], metric) + structures(left_out[m][i]) for m in numbers.methods))
+        for i, case in enumerate(numbers.cases)
+    ]
+    caption = f"{numbers.title(metric)} of every case, {numbers.over}."
     return Table("cases", caption, ("case", *numbers.methods), _cells(rows))
 
 
 def _undefined(numbers: Numbers) -> str:
-    """Says which of the shown means leave values out: a method that misses an organ has no distance to it."""
+    """Says which of the shown means leave values out, and which methods have none that could be compared."""
     scores = [s for s in numbers.scores if s.metric in numbers.shown and s.label != MEAN and s.undefined]
     if not scores:
         return ""
     parts = [f"{s.method} {s.metric} of {s.label} in {s.undefined}" for s in scores]
     more = f" and {len(parts) - 12} more" if len(parts) > 12 else ""
-    return f" Undefined and left out (cases): {', '.join(parts[:12])}{more}."
-
-
-def _best(means: Sequence[float], metric: str) -> set[int]:
-    values = np.array(means, dtype=float)
-    if np.isnan(values).all():
-        return set()
-    best = np.nanmax(values) if HIGHER_IS_BETTER[metric] else np.nanmin(values)
-    return {int(i) for i in np.flatnonzero(values == best)}
+    alone = any(np.isnan(s.common_mean) and not np.isnan(s.mean) for s in numbers.scores if s.metric in numbers.shown)
+    dash = f" {UNKNOWN}: not comparable, it has no value of a class that others have." if alone else ""
+    return f" Undefined and left out of all methods' means (cases): {', '.join(parts[:12])}{more}.{dash}"
 
 
 def _cells(rows: Sequence[Sequence[str]]) -> tuple[tuple[Cell, ...], ...]:
@@ -226,7 +262,7 @@ def _cells(rows: Sequence[Sequence[str]]) -> tuple[tuple[Cell, ...], ...]:
 def _drop_empty_columns(table: Table, keep: int) -> Table:
     kept = [i for i in range(len(table.header)) if i < keep or any(row[i].text != UNKNOWN for row in table.rows)]
     rows = tuple(tuple(row[i] for i in kept) for row in table.rows)
-    return Table(table.key, table.caption, tuple(table.header[i] for i in kept), rows)
+    return Table(table.key, table.caption, tuple(table.header[i] for i in kept), rows, left=table.left)
 
 
 def _classes(numbers: Numbers) -> str:
