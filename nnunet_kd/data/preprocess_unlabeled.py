@@ -4,8 +4,6 @@ import contextlib
 import io
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -20,7 +18,7 @@ from tqdm import tqdm
 
 from nnunet_kd.data.image_cases import ImageCase
 from nnunet_kd.errors import UserError
-from nnunet_kd.files import load_json_file, sync_to_disk, write_json
+from nnunet_kd.files import load_json_file, remove_abandoned, sync_to_disk, temporary_folder, write_json, writing
 from nnunet_kd.softlabels.geometry import IMAGE_FILES, StudentSpace, preprocessing_of
 
 FORMAT = 1
@@ -50,8 +48,9 @@ def preprocess_cases(
         UserError: when the folder holds cases that were preprocessed otherwise, or a worker died.
     """
     _claim(space)
+    remove_abandoned(space.unlabeled_folder)
     there = set(space.unlabeled_cases)
-    todo = [c for c in cases if c.name not in there]
+    todo = [c for c in cases if c.name not in there or not _is_whole(space, c.name)]
     faults, written = {}, 0
     bar = tqdm(total=len(todo), desc="unlabeled cases", unit="case", disable=not progress)
     with bar, contextlib.closing(_results(space, todo, min(processes, len(todo)))) as results:
@@ -73,7 +72,8 @@ def _claim(space: StudentSpace) -> None:
         "format": FORMAT,
         "preprocessing": preprocessing_of(space.plans_manager, space.configuration_manager, space.dataset_json),
     }
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     if not manifest.exists():
         write_json(manifest, now)
     if load_json_file(manifest) != json.loads(json.dumps(now)):
@@ -81,6 +81,14 @@ def _claim(space: StudentSpace) -> None:
             f"{folder}: its cases were preprocessed with other settings than {space.plans_manager.plans_name} has; "
             f"move that folder and {manifest.name} away and start again."
         )
+
+
+def _is_whole(space: StudentSpace, case: str) -> bool:
+    try:
+        space.load_case(case)
+    except UserError:
+        return False
+    return True
 
 
 def _results(
@@ -148,22 +156,19 @@ def find_fault(image: np.ndarray, channels: int, dimensions: int) -> str | None:
 
 
 def _save(space: StudentSpace, name: str, data: np.ndarray, nonzero: np.ndarray, properties: dict) -> None:
-    """nnU-Net's three files of a case, whole or absent: the image, by which nnU-Net lists a case, comes last."""
+    """nnU-Net's three files of a case, whole or absent: the image, by which nnU-Net lists a case, comes last.
+
+    Raises:
+        UserError: when they cannot be written.
+    """
     patch = tuple(space.configuration_manager.patch_size)
     blocks, chunks = comp_blosc2_params(data.shape, patch, data.itemsize)
     blocks_seg, chunks_seg = comp_blosc2_params(nonzero.shape, patch, nonzero.itemsize)
     folder = space.unlabeled_folder
-    temporary = folder / f".{uuid.uuid4().hex}"
-    try:
-        temporary.mkdir()
+    with writing(folder), temporary_folder(folder) as temporary:
         nnUNetDatasetBlosc2.save_case(
             data, nonzero, properties, str(temporary / name), chunks, blocks, chunks_seg, blocks_seg
         )
         for ending in ("_seg.b2nd", ".pkl", ".b2nd"):
             sync_to_disk(temporary / f"{name}{ending}")
             os.replace(temporary / f"{name}{ending}", folder / f"{name}{ending}")
-    except OSError as err:
-        reason = err.strerror or err
-        raise UserError(f"{folder}: cannot be written ({reason}); free some space or mend the permissions.") from err
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,7 +1,11 @@
 """``nnUNetv2_kd preprocess-unlabeled``: nnU-Net's own preprocessing, whole cases, refusals with one sentence."""
 
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
+import blosc2
 import numpy as np
 import pytest
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
@@ -72,6 +76,54 @@ def test_what_is_there_is_not_done_again_and_nothing_else_is_left(toy, capsys):
     assert written.stat().st_mtime_ns == before
     names = sorted(f.name for f in written.parent.iterdir())
     assert names == [f"new_{i}{e}" for i in (1, 2) for e in (".b2nd", ".pkl", "_seg.b2nd")]
+
+
+@pytest.mark.parametrize(("ending", "size"), [(".b2nd", 0), ("_seg.b2nd", 60), (".pkl", None)])
+def test_a_broken_case_is_preprocessed_again(toy, capsys, ending, size):
+    toy.add_unlabeled("new_1", "new_2")
+    main(COMMAND)
+    file = space_of(toy).unlabeled_folder / f"new_1{ending}"
+    if size is None:
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:size])
+    capsys.readouterr()
+    main(COMMAND)
+    assert "1 cases preprocessed, 1 were there already; 2 cases" in capsys.readouterr().out
+    assert space_of(toy).load_case("new_1")[0].shape == (1, 20, 24, 18)
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_no_part_of_a_case(toy, capsys, monkeypatch):
+    toy.add_unlabeled("new_1")
+
+    def full_disk(*_, **kwargs):
+        Path(kwargs["urlpath"]).write_bytes(b"half")
+        raise RuntimeError("Error while creating the NDArray")  # what blosc2 says of it
+
+    monkeypatch.setattr(blosc2, "asarray", full_disk)
+    message = refused(capsys)
+    folder = space_of(toy).unlabeled_folder
+    assert f"{folder}: cannot be written (Error while creating the NDArray); free some space" in message
+    assert list(folder.iterdir()) == []
+
+
+def test_what_a_killed_run_left_is_removed(toy):
+    toy.add_unlabeled("new_1")
+    main(COMMAND)
+    folder = space_of(toy).unlabeled_folder
+    code = (
+        "import sys; from pathlib import Path; from nnunet_kd.files import *; temporary_path(Path(sys.argv[1])).mkdir()"
+    )
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
+    assert len(list(folder.iterdir())) == 4
+    main(COMMAND)
+    assert len(list(folder.iterdir())) == 3
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(toy, capsys):
+    toy.add_unlabeled("new_1")
+    (toy.preprocessed / "kd_unlabeled").write_text("in the way")
+    assert "cannot be written (Not a directory)" in refused(capsys)
 
 
 def test_training_and_test_cases_are_refused_by_name_and_by_content(toy, tmp_path, capsys):
