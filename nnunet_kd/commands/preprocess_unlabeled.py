@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     if processes < 1:
         raise UserError(f"-np {processes}: expected at least 1.")
     paths = dataset_paths(args.d)
-    _, space = load_student(paths.preprocessed / f"{args.p}.json", args.c, paths.raw)
+    kd, space = load_student(paths.preprocessed / f"{args.p}.json", args.c, paths.raw)
     if space.configuration_manager.previous_stage_name is not None:
         raise UserError(
             f"-c {args.c}: is cascaded; unlabeled cases have no segmentation of the previous stage. Name another."
@@ -78,7 +78,10 @@ def run(args: argparse.Namespace) -> None:
         _refuse(summary.faults)
     for name, fault in sorted({**misnamed, **summary.faults}.items()):
         print(f"skipped: {name}: {fault}")
-    print(f"Next: nnUNetv2_kd softlabels -d {args.d} -c {args.c} -p {args.p}")
+    if kd.unlabeled.fraction > 0:
+        print(f"Next: nnUNetv2_kd softlabels -d {args.d} -c {args.c} -p {args.p}")
+    else:
+        print(f"Next: nnUNetv2_kd plan -d {args.d} -c {args.c} -p {args.p} -o NAME --set unlabeled.fraction=0.5")
 
 
 def _refuse(faults: dict[str, str]) -> None:

@@ -43,7 +43,7 @@ def test_images_become_what_nnunet_makes_of_them_beside_the_labeled_data(toy, tm
     main([*COMMAND, "-i", str(toy.raw / "more")])
     printed = capsys.readouterr().out
     assert "2 cases preprocessed, 0 were there already" in printed
-    assert "Next: nnUNetv2_kd softlabels -d 900 -c 3d_fullres -p nnUNetPlans" in printed
+    assert "Next: nnUNetv2_kd plan -d 900 -c 3d_fullres -p nnUNetPlans -o NAME --set unlabeled.fraction=0.5" in printed
     space = space_of(toy)
     assert space.unlabeled_cases == ["new_1", "new_2"]
     assert space.cases() == ["case_0", "case_1", "new_1", "new_2"]
@@ -74,6 +74,9 @@ def test_what_is_there_is_not_done_again_and_nothing_else_is_left(toy, capsys):
     main(COMMAND)
     assert "1 cases preprocessed, 1 were there already; 2 cases" in capsys.readouterr().out
     assert written.stat().st_mtime_ns == before
+    toy.write_plans({"unlabeled": {"fraction": 0.5}}, "Semi")
+    main([*COMMAND, "-p", "Semi"])
+    assert "Next: nnUNetv2_kd softlabels -d 900 -c 3d_fullres -p Semi" in capsys.readouterr().out
     names = sorted(f.name for f in written.parent.iterdir())
     assert names == [f"new_{i}{e}" for i in (1, 2) for e in (".b2nd", ".pkl", "_seg.b2nd")]
 

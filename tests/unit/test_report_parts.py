@@ -3,6 +3,7 @@
 import json
 import math
 
+import blosc2
 import numpy as np
 import pytest
 
@@ -298,6 +299,9 @@ def test_entropy_of_a_soft_label_store(tmp_path):
     expected = [-(p * math.log2(p) + (1 - p) * math.log2(1 - p)) if p < 1 else 0 for p in (1, 128 / 255, 204 / 255)]
     assert list(found.mean.values()) == pytest.approx(expected, abs=1e-5)
     assert list(found.figures) == [("lowest", "case0"), ("median", "case2"), ("highest", "case1")]
+    blosc2.open(str(store.file("case1")), mode="a")[:] = 77
+    with pytest.raises(UserError, match=r"case1.b2nd: is damaged \(SHA-256 differs\)"):
+        soft_label_entropy(tmp_path / "store")
     assert len(found.figures["median", "case2"].axes) == 3
     with pytest.raises(UserError, match="no case"):
         soft_label_entropy(SoftLabelStore.create(tmp_path / "empty", manifest).folder)

@@ -1,6 +1,8 @@
 """The store: whole or absent, resumable, refused when it is another one, verified byte by byte."""
 
 import json
+import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -94,6 +96,28 @@ def test_an_empty_or_broken_file_is_to_be_exported_again(store, content):
         store.read("a")
     store.write("a", probabilities(), PATCH, {})
     assert store.read("a").shape == (2, 10, 9, 8)
+
+
+def test_damaged_locations_of_an_unlabeled_case_are_noticed(store):
+    store.write("a", probabilities(), PATCH, {}, {1: np.ones((50, 4), np.int32)})
+    array = blosc2.open(str(store.file("a")), mode="a")
+    array.schunk.vlmeta["nnunet_kd_locations"] = array.schunk.vlmeta["nnunet_kd_locations"][:-40]
+    del array
+    unlabeled = PreprocessedImage((10, 9, 8), "abc", labeled=False)
+    assert dict(store.verify({"a": unlabeled}))["a"].startswith("has no readable locations")
+    with pytest.raises(UserError, match="has no readable locations"):
+        store.locations("a")
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next(store):
+    ended = (
+        "import sys, pathlib; from nnunet_kd.files import *; temporary_path(pathlib.Path(sys.argv[1]), '.b2nd').touch()"
+    )
+    subprocess.run([sys.executable, "-c", ended, str(store.folder)], check=True)
+    assert len(list(store.folder.iterdir())) == 2
+    assert store.cases() == []
+    SoftLabelStore.create(store.folder, manifest())
+    assert [f.name for f in store.folder.iterdir()] == [MANIFEST]
 
 
 def test_another_cases_file_is_noticed(store):
