@@ -65,6 +65,53 @@ class HardLoss:
 
 
 @dataclass(frozen=True)
+class Mixup:
+    """Weighted mean of two patches (Zhang et al. 2018)."""
+
+    probability: float = number(0.0, "share of the batches that are mixed so; 0: none", minimum=0, maximum=1)
+    alpha: float = number(0.4, "the weight of a patch is drawn from Beta(alpha, alpha)", above=0)
+
+
+@dataclass(frozen=True)
+class CutMix:
+    """A box of another patch in a patch (Yun et al. 2019)."""
+
+    probability: float = number(0.0, "share of the batches that are mixed so; 0: none", minimum=0, maximum=1)
+    alpha: float = number(1.0, "the share of the box is drawn from Beta(alpha, alpha)", above=0)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to the training patches; alike for a student and its undistilled twin."""
+
+    transforms: Literal["default", "DA5"] = value(
+        "default",
+        "default: nnU-Net's; DA5: those of its nnUNetTrainerDA5, stronger: more rotation, turned and exchanged axes, "
+        "median filter, sharpening, blank boxes, brightness gradients, local gamma",
+    )
+    mixup: Mixup = block(Mixup, "weighted means of two patches of a batch, with the same means of their soft labels")
+    cutmix: CutMix = block(CutMix, "boxes of other patches of a batch, with their labels")
+
+    @property
+    def mixes(self) -> bool:
+        """Whether patches are mixed at all."""
+        return self.mixup.probability + self.cutmix.probability > 0
+
+    def check(self, path: str) -> None:
+        """A batch is mixed in one way.
+
+        Raises:
+            UserError: names the keys.
+        """
+        total = self.mixup.probability + self.cutmix.probability
+        if total > 1:
+            raise UserError(
+                f"{path}.mixup.probability and {path}.cutmix.probability: sum to {total:g}, expected at most 1; a "
+                "batch is mixed in one way."
+            )
+
+
+@dataclass(frozen=True)
 class Teacher:
     """One trained nnU-Net model folder."""
 
@@ -276,6 +323,7 @@ class KDConfig:
     base_plans: str | None = value(None, "plans the file was derived from; for the record")
     schedule: Schedule = block(Schedule, "length, seed, precision")
     optimizer: Optimizer = block(Optimizer, "optimizer and learning rate")
+    augmentation: Augmentation = block(Augmentation, "what is done to the training patches")
     hard_loss: HardLoss = block(HardLoss, "loss against the reference segmentation")
     deep_supervision: bool = value(
         True,

@@ -11,10 +11,12 @@ import torch
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerDA5 import nnUNetTrainerDA5
 from torch import distributed as dist
 
 from nnunet_kd.averaging import AveragedWeights
 from nnunet_kd.config import KDConfig
+from nnunet_kd.data.mixing import MixedReference, draw_mixing, mix
 from nnunet_kd.errors import UserError, exit_on_user_error
 from nnunet_kd.files import write_whole
 from nnunet_kd.inheritance.pairs import CannotInheritError
@@ -36,6 +38,7 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
 
     kd: KDConfig
     starts_from_teacher = False
+    unlabeled_per_batch = 0  # the last cases of a batch
     average: AveragedWeights | None = None
     _initial_weights: tuple[float, ...] = ()
     _resumed: dict[str, Any] | None = None  # this package's entries of a checkpoint that was loaded
@@ -67,6 +70,11 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
 
     def check_configuration(self) -> None:
         """Refuses what this trainer cannot do, before anything is built; raises UserError."""
+        if self.kd.augmentation.mixes and self.configuration_manager.batch_size < 2 * number_of_ranks():
+            raise UserError(
+                "kd.augmentation: mixup and cutmix mix the patches of a batch, but there is one; plan with "
+                "--batch_size 2 or more for each GPU, or set both probabilities to 0."
+            )
 
     @property
     def is_student(self) -> bool:
@@ -174,10 +182,18 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
         """Augments with mirroring in any case; prediction mirrors where :meth:`mirrors_at_prediction` says so."""
-        result = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        if self.kd.augmentation.transforms == "DA5":
+            result = nnUNetTrainerDA5.configure_rotation_dummyDA_mirroring_and_inital_patch_size(self)
+        else:
+            result = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         if not self.mirrors_at_prediction():
             self.inference_allowed_mirroring_axes = None
         return result
+
+    def get_training_transforms(self, *args, **kwargs):
+        """nnU-Net's, or those of its nnUNetTrainerDA5, as ``kd.augmentation`` says."""
+        source = nnUNetTrainerDA5 if self.kd.augmentation.transforms == "DA5" else nnUNetTrainer
+        return source.get_training_transforms(*args, **kwargs)
 
     def _build_loss(self):
         loss, h = super()._build_loss(), self.kd.hard_loss
@@ -232,6 +248,8 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
         data = move(batch["data"])
         target = [move(t) for t in batch["target"]] if isinstance(batch["target"], list) else move(batch["target"])
 
+        data, target = self.mix_patches(data, target)
+
         optimizers = self.optimizers()
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -256,6 +274,16 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
             self.average.update()
         return {"loss": loss.detach().cpu().numpy(), **{k: v.detach().cpu().numpy() for k, v in terms.items()}}
 
+    def mix_patches(self, data: torch.Tensor, target: Any) -> tuple[torch.Tensor, Any]:
+        """The batch, its patches mixed where ``kd.augmentation`` asks for it; in the same way on all ranks.
+
+        nnU-Net's Dice exchanges its sums between the ranks, so they must call it equally often.
+        """
+        if not self.kd.augmentation.mixes:
+            return data, target
+        mixing = gather(draw_mixing(self.kd.augmentation, data.ndim - 2))[0]
+        return (data, target) if mixing is None else mix(mixing, data, target, self.unlabeled_per_batch)
+
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """What takes a step after each batch: the student's optimizer, and those of a subclass."""
         return [self.optimizer]
@@ -271,10 +299,22 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
 
         Args:
             output: logits (B, C, *spatial) in float32, or a list of them, highest resolution first.
-            target: reference segmentation, as nnU-Net's loss takes it.
+            target: reference segmentation, as :meth:`hard_label_loss` takes it.
             data: the whole ``data`` of the batch (B, C, *spatial).
         """
-        return self.loss(output, target), {}
+        return self.hard_label_loss(output, target), {}
+
+    def hard_label_loss(self, output: Any, target: Any) -> torch.Tensor:
+        """nnU-Net's loss; of patches that are mixed, the weighted sum of those against both references.
+
+        Args:
+            output: logits (B, C, *spatial), or a list of them.
+            target: reference segmentation as nnU-Net's loss takes it, or two of them.
+        """
+        if not isinstance(target, MixedReference):
+            return self.loss(output, target)
+        first, second = self.loss(output, target.first), self.loss(output, target.second)
+        return target.share * first + (1 - target.share) * second
 
     def on_validation_epoch_start(self) -> None:
         """The averaged weights are validated, where there are any."""

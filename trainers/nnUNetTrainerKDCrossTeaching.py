@@ -193,7 +193,7 @@ class nnUNetTrainerKDCrossTeaching(nnUNetTrainerKDUnlabeled):
         names = ["hard", *(f"hard_{n}" for n in self.peer_names)]
         reference = without_last(self.unlabeled_per_batch, target)
         terms = {
-            name: self.kd.hard_loss.weight * self.loss(without_last(self.unlabeled_per_batch, o), reference)
+            name: self.kd.hard_loss.weight * self.hard_label_loss(without_last(self.unlabeled_per_batch, o), reference)
             for name, o in zip(names, outputs, strict=True)
         }
         student, *others = (o[0] if isinstance(o, list | tuple) else o for o in outputs)

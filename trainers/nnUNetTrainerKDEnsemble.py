@@ -86,7 +86,7 @@ class nnUNetTrainerKDEnsemble(nnUNetTrainerKDUnlabeled):
         terms = {}
         if self.kd.hard_loss.weight > 0:
             labeled = without_last(self.unlabeled_per_batch, output), without_last(self.unlabeled_per_batch, target)
-            terms["hard"] = self.kd.hard_loss.weight * self.loss(*labeled)
+            terms["hard"] = self.kd.hard_loss.weight * self.hard_label_loss(*labeled)
         terms |= self.kd_loss(
             output,
             data[:, self.num_input_channels :],

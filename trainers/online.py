@@ -6,6 +6,7 @@ import torch
 from nnunet_kd.trainers.student import nnUNetTrainerKDStudent
 from torch import Tensor, nn
 
+from nnunet_kd.data.mixing import MixedReference
 from nnunet_kd.errors import UserError, exit_on_user_error
 from nnunet_kd.feature_taps import FeatureTaps
 from nnunet_kd.loss_terms import active_feature_terms
@@ -42,6 +43,7 @@ class nnUNetTrainerKDOnline(nnUNetTrainerKDStudent):
 
     def check_configuration(self) -> None:
         """Refuses settings that teachers in memory cannot follow, and a student that nothing would teach to segment."""
+        super().check_configuration()
         e, features = self.kd.ensemble, active_feature_terms(self.kd.features)
         if e.from_folder is not None:
             raise UserError(
@@ -177,8 +179,9 @@ class nnUNetTrainerKDOnline(nnUNetTrainerKDStudent):
         progress = self.current_epoch / self.num_epochs
         terms = {}
         if self.kd.hard_loss.weight > 0:
-            terms["hard"] = self.kd.hard_loss.weight * self.loss(output, target)
-        reference = target[0] if isinstance(target, list) else target
+            terms["hard"] = self.kd.hard_loss.weight * self.hard_label_loss(output, target)
+        leading = target.first if isinstance(target, MixedReference) else target
+        reference = leading[0] if isinstance(leading, list) else leading
         classes, valid = unpack_reference(reference, self.label_manager.num_segmentation_heads, sigmoid)
 
         probabilities, inside = self.teacher_probabilities(data)

@@ -12,13 +12,12 @@ from nnunet_kd.errors import UserError
 class nnUNetTrainerKDUnlabeled(nnUNetTrainerKDStudent):
     """A student whose training batches may hold unlabeled cases, behind the labeled ones.
 
-    A subclass says with :meth:`wants_unlabeled` whether it asks for them, and sets the other three attributes in
-    ``get_tr_and_val_datasets``. Without unlabeled cases everything is nnU-Net's own.
+    A subclass says with :meth:`wants_unlabeled` whether it asks for them, and sets the other two attributes and
+    ``unlabeled_per_batch`` in ``get_tr_and_val_datasets``. Without unlabeled cases everything is nnU-Net's own.
     """
 
     unlabeled: UnlabeledDataset | None = None
     labeled_per_batch = 0
-    unlabeled_per_batch = 0
 
     def wants_unlabeled(self) -> bool:
         """Whether the plans ask for unlabeled cases."""

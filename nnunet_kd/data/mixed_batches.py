@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from batchgenerators.dataloading.single_threaded_augmenter import SingleThreaded
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+from nnunet_kd.data.mixing import MixedReference
 
 WORKERS = "nnUNet_n_proc_DA"
 
@@ -121,7 +124,9 @@ def unlabeled_share(fraction: float, batch_size: int) -> int:
 
 
 def without_last(cases: int, batch: Any) -> Any:
-    """A tensor (B, ...) or a list of them without the last ``cases`` of the batch."""
+    """A tensor (B, ...), a list of them or a mixed reference without the last ``cases`` of the batch."""
     if cases == 0:
         return batch
+    if isinstance(batch, MixedReference):
+        return batch.map(partial(without_last, cases))
     return [b[:-cases] for b in batch] if isinstance(batch, list | tuple) else batch[:-cases]

@@ -60,6 +60,12 @@ def test_round_trip_through_json():
         ('{"features": {"importance": {"exponent": 0}}}', ["kd.features.importance.exponent", "> 0"]),
         ('{"features": {"region_affinity": {"norm": 3}}}', ["kd.features.region_affinity.norm", "<= 2"]),
         ('{"features": {"similarity": {"positions": 3}}}', ["kd.features.similarity.positions", "unknown key"]),
+        ('{"augmentation": {"transforms": "strong"}}', ["kd.augmentation.transforms", "DA5"]),
+        ('{"augmentation": {"mixup": {"alpha": 0}}}', ["kd.augmentation.mixup.alpha", "> 0"]),
+        (
+            '{"augmentation": {"mixup": {"probability": 0.7}, "cutmix": {"probability": 0.4}}}',
+            ["kd.augmentation.mixup.probability", "sum to 1.1", "at most 1"],
+        ),
         ('{"hard_loss": {"name": "lovasz"}}', ["kd.hard_loss.name", "dice_lovasz"]),
         ('{"multi_teacher": {"weights": "best"}}', ["kd.multi_teacher.weights", "inverse"]),
         ('{"multi_teacher": {"weights": "fixed"}}', ["kd.multi_teacher.fixed_weights", "[]"]),

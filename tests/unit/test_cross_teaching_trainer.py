@@ -1,6 +1,5 @@
 """nnUNetTrainerKDCrossTeaching on tiny data: gradients, steps, checkpoints, resuming, exported teachers."""
 
-import sys
 from pathlib import Path
 
 import nnunet_kd.trainers  # noqa: F401
@@ -13,7 +12,7 @@ from nnunetv2.run.run_training import get_trainer_from_args
 from nnunet_kd.cli import main
 from nnunet_kd.planning.recipes import load_recipe
 from nnunet_kd.teachers import load_checkpoint_file
-from tests.unit.toy_dataset import make_toy, run_epoch
+from tests.unit.toy_dataset import make_toy, run_epoch, without_figures
 
 TRAINER = "nnUNetTrainerKDCrossTeaching"
 
@@ -39,10 +38,7 @@ def write_plans(toy, name="Cross", epochs=2, **cross_teaching):
 
 @pytest.fixture(name="toy")
 def _toy(tmp_path, monkeypatch):
-    # nnU-Net's figure takes seconds in each epoch; the end-to-end tests look at it.
-    monkeypatch.setattr("nnunetv2.training.logging.nnunet_logger.MetaLogger.plot_progress_png", lambda *_: None)
-    for module in ("student", "nnUNetTrainerKDCrossTeaching"):
-        monkeypatch.setattr(sys.modules[f"nnunet_kd.trainers.{module}"], "append_curves", lambda *_: None)
+    without_figures(monkeypatch)
     toy = make_toy(tmp_path, monkeypatch)
     toy.add_unlabeled("new_1", "new_2")
     main(["preprocess-unlabeled", "-d", "900", "-np", "1"])

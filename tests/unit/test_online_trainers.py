@@ -25,16 +25,16 @@ def _toy(tmp_path, monkeypatch):
     return make_toy(tmp_path, monkeypatch)
 
 
-def trainer_of(plans, name):
-    return get_trainer_from_args("900", "3d_fullres", 0, name, plans, device=torch.device("cpu"))
+def trainer_of(plans, name, configuration="3d_fullres"):
+    return get_trainer_from_args("900", configuration, 0, name, plans, device=torch.device("cpu"))
 
 
-def make_teacher(toy, folds=(0,), dataset_json=DATASET_JSON):
+def make_teacher(toy, folds=(0,), dataset_json=DATASET_JSON, configuration="3d_fullres"):
     """A model folder with one network of random weights per fold."""
     toy.write_plans({"role": "teacher"}, "Teacher")
     for fold in folds:
         torch.manual_seed(fold)
-        trainer = trainer_of("Teacher", "nnUNetTrainerKDTeacher")
+        trainer = trainer_of("Teacher", "nnUNetTrainerKDTeacher", configuration)
         trainer.initialize()
         folder = Path(trainer.output_folder_base)
         (folder / f"fold_{fold}").mkdir(exist_ok=True)
@@ -133,12 +133,19 @@ def test_heads_of_other_layers_are_refused(toy, tmp_path, capsys):
     assert "do not fit kd.features and kd.teachers" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", [FEATURE, MULTI])
-def test_regions_and_an_ignore_label(toy, name):
+@pytest.mark.parametrize(("name", "mixed"), [(FEATURE, None), (MULTI, None), (FEATURE, "mixup"), (MULTI, "cutmix")])
+def test_regions_and_an_ignore_label(toy, name, mixed):
     for folder in (toy.raw, toy.preprocessed):
         (folder / "dataset.json").write_text(json.dumps(DATASET_JSON | REGIONS))
     make_teacher(toy, dataset_json=DATASET_JSON | REGIONS)
-    write_student(toy, features=ALL_TERMS, hard_loss={"name": "dice_lovasz"}, multi_teacher={"weights": "inverse"})
+    augmentation = {mixed: {"probability": 1}} if mixed else {}
+    write_student(
+        toy,
+        features=ALL_TERMS,
+        hard_loss={"name": "dice_lovasz"},
+        multi_teacher={"weights": "inverse"},
+        augmentation=augmentation,
+    )
     trainer = ready("Student", name)
     where = labels()
     ignored = torch.zeros_like(where, dtype=torch.bool)

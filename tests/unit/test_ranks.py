@@ -18,7 +18,7 @@ from nnunet_kd.losses import soft_dice_loss
 from nnunet_kd.ranks import bare, gather, number_of_ranks, sum_over_ranks, waiting_for_all
 from nnunet_kd.teachers import load_checkpoint_file
 from tests.unit.test_online_trainers import make_teacher, write_student
-from tests.unit.toy_dataset import make_toy, run_epoch
+from tests.unit.toy_dataset import make_toy, run_epoch, without_figures
 
 VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_n_proc_DA", "nnUNet_def_n_proc")
 SCHEDULE = {"num_epochs": 3, "iterations_per_epoch": 2, "val_iterations_per_epoch": 1, "save_every": 1, "seed": 5}
@@ -95,15 +95,13 @@ def test_a_process_alone_waits_for_nobody():
 
 def trainer_on_cpu(name: str, plans: str, resume: Path | None = None) -> Any:
     """nnU-Net takes CUDA for granted when there are several processes."""
-    import nnunet_kd.trainers.student
     import nnunetv2.training.nnUNetTrainer.nnUNetTrainer as module
     from nnunetv2.run.run_training import get_trainer_from_args
 
     module.DDP = lambda network, device_ids: nn.parallel.DistributedDataParallel(network)
-    nnunet_kd.trainers.student.append_curves = lambda *_: None  # figures take seconds in each epoch
+    without_figures(pytest.MonkeyPatch())
     trainer = get_trainer_from_args("900", "3d_fullres", 0, name, plans, resume is not None, torch.device("cpu"))
     trainer.device = torch.device("cpu")
-    trainer.logger.local_logger.plot_progress_png = lambda *_: None
     if resume is not None:
         trainer.load_checkpoint(str(resume))
     trainer.on_train_start()

@@ -15,14 +15,15 @@ from nnunet_kd.cli import main
 from nnunet_kd.random_state import random_state, seed_generators, set_random_state
 from nnunet_kd.teachers import load_checkpoint_file
 from tests.unit.test_online_trainers import TEACHER, make_teacher
-from tests.unit.toy_dataset import make_toy, run_epoch
+from tests.unit.toy_dataset import make_toy, run_epoch, without_figures
 
 SCHEDULE = {"num_epochs": 3, "iterations_per_epoch": 2, "val_iterations_per_epoch": 1, "save_every": 1, "seed": 5}
+MIXED = {"augmentation": {"transforms": "DA5", "mixup": {"probability": 0.5}, "cutmix": {"probability": 0.5}}}
 TRAININGS = {
     "nnUNetTrainerKDTeacher": {"optimizer": {"name": "adam", "lr_schedule": "cosine"}},
-    "nnUNetTrainerKDEnsemble": {"unlabeled": {"fraction": 0.5}, "student": {"ema": 0.5}},
+    "nnUNetTrainerKDEnsemble": {"unlabeled": {"fraction": 0.5}, "student": {"ema": 0.5}, **MIXED},
     "nnUNetTrainerKDFeature": {"features": {"hint": {"weight": 1.0}}},
-    "nnUNetTrainerKDMultiTeacher": {"multi_teacher": {"weights": "inverse"}},
+    "nnUNetTrainerKDMultiTeacher": {"multi_teacher": {"weights": "inverse"}, **MIXED},
     "nnUNetTrainerKDMultiTeacher, stored": {
         "multi_teacher": {"source": "stored"},
         "features": {"importance": {"weight": 0.0}, "region_affinity": {"weight": 0.0}},
@@ -33,9 +34,7 @@ TRAININGS = {
 @pytest.fixture(scope="module", name="toy")
 def _toy(tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
-        # nnU-Net's figure takes seconds in each epoch; the end-to-end tests look at it.
-        monkeypatch.setattr("nnunetv2.training.logging.nnunet_logger.MetaLogger.plot_progress_png", lambda *_: None)
-        monkeypatch.setattr("nnunet_kd.trainers.student.append_curves", lambda *_: None)
+        without_figures(monkeypatch)
         toy = make_toy(tmp_path_factory.mktemp("toy"), monkeypatch)
         make_teacher(toy, folds=(0, 1))
         toy.add_unlabeled("new_1", "new_2")
@@ -56,7 +55,7 @@ def test_an_interrupted_training_ends_as_one_that_was_not(toy, tmp_path, trainin
     name = training.split(",")[0]
     folds = [0, 1] if "Multi" in name else [0]
     block = {"teachers": [{"folder": TEACHER, "folds": folds}], "schedule": SCHEDULE}
-    toy.write_plans({**block, **TRAININGS[training]}, "Student")
+    toy.write_plans({**block, **TRAININGS[training]}, "Student", batch_size=4)
     whole = trainer_of(name)
     run_epoch(whole)
     latest = tmp_path / "checkpoint_latest.pth"

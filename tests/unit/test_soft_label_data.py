@@ -5,6 +5,7 @@ import pytest
 import torch
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerDA5 import nnUNetTrainerDA5
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunet_kd.data.dataset import ImageWithSoftLabels, SoftLabelDataset
@@ -56,9 +57,9 @@ def _setting(request, tmp_path):
     return settings, SoftLabelDataset(cases, store)
 
 
-def batches(settings, dataset, deep_supervision, number):
+def batches(settings, dataset, deep_supervision, number, augmentation=nnUNetTrainer):
     scales = [[1.0] * len(settings["patch"]), [0.5] * len(settings["patch"])] if deep_supervision else None
-    transforms = nnUNetTrainer.get_training_transforms(
+    transforms = augmentation.get_training_transforms(
         settings["patch"], (-0.5, 0.5), scales, tuple(range(len(settings["patch"]))), settings["dummy_2d"],
         use_mask_for_norm=[False], foreground_labels=[1, 2, 3],
     )  # fmt: skip
@@ -70,13 +71,17 @@ def batches(settings, dataset, deep_supervision, number):
         yield next(loader)
 
 
-@pytest.mark.parametrize("deep_supervision", [False, True])
-def test_one_hot_soft_labels_follow_the_hard_labels_through_the_whole_augmentation(setting, deep_supervision):
+@pytest.mark.parametrize(
+    ("deep_supervision", "augmentation"), [(False, nnUNetTrainer), (True, nnUNetTrainer), (True, nnUNetTrainerDA5)]
+)
+def test_one_hot_soft_labels_follow_the_hard_labels_through_the_whole_augmentation(
+    setting, deep_supervision, augmentation
+):
     settings, dataset = setting
     np.random.seed(0)
     torch.manual_seed(0)
     same = voxels = augmented_values = 0
-    for batch in batches(settings, dataset, deep_supervision, 30):
+    for batch in batches(settings, dataset, deep_supervision, 30, augmentation):
         target = batch["target"][0] if deep_supervision else batch["target"]
         foreground, valid = batch["data"][:, 1:-1], batch["data"][:, -1:]
         assert batch["data"].shape[1:] == (1 + CLASSES, *settings["patch"])

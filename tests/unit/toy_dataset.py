@@ -1,6 +1,8 @@
 """A data set of tiny random blobs in nnU-Net's folders: raw, preprocessed, plans; for tests that take seconds."""
 
 import json
+import sys
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,18 +73,25 @@ class Toy:
     def results(self) -> Path:
         return self.root / "results" / DATASET
 
-    def write_plans(self, kd: dict | None = None, name: str = "nnUNetPlans", batch_size: int = 2) -> None:
+    def write_plans(
+        self,
+        kd: dict | None = None,
+        name: str = "nnUNetPlans",
+        batch_size: int = 2,
+        features: Sequence[int] = (8, 8, 8),
+    ) -> None:
         """Plans into the preprocessed folder."""
         plans = plans_of(kd, name)
         for configuration in plans["configurations"].values():
             configuration["batch_size"] = batch_size
+            configuration["architecture"]["arch_kwargs"]["features_per_stage"] = list(features)
         (self.preprocessed / f"{name}.json").write_text(json.dumps(plans))
 
-    def preprocess(self, *names: str, plans: str = "nnUNetPlans") -> None:
-        """As nnU-Net preprocesses labeled cases for ``3d_fullres``."""
+    def preprocess(self, *names: str, plans: str = "nnUNetPlans", configuration: str = "3d_fullres") -> None:
+        """As nnU-Net preprocesses labeled cases."""
         manager = PlansManager(str(self.preprocessed / f"{plans}.json"))
-        configuration = manager.get_configuration("3d_fullres")
-        folder = self.preprocessed / configuration.data_identifier
+        settings = manager.get_configuration(configuration)
+        folder = self.preprocessed / settings.data_identifier
         folder.mkdir(exist_ok=True)
         for name in names:
             for file in folder.glob(f"{name}[._]*"):  # blosc2 does not overwrite
@@ -92,7 +101,7 @@ class Toy:
                 [str(self.raw / "imagesTr" / f"{name}_0000.nii.gz")],
                 str(self.raw / "labelsTr" / f"{name}.nii.gz"),
                 manager,
-                configuration,
+                settings,
                 DATASET_JSON,
             )
 
@@ -102,7 +111,7 @@ class Toy:
             write_image(self.raw / folder / f"{name}_0000.nii.gz", blob(shape, 100 + i)[0])
 
 
-def make_toy(root: Path, monkeypatch, cases: int = 4) -> Toy:
+def make_toy(root: Path, monkeypatch, cases: int = 4, configurations: Sequence[str] = ("3d_fullres",)) -> Toy:
     """Raw and preprocessed labeled cases ``case_0`` ...; sets nnU-Net's variables for the test."""
     toy = Toy(root)
     for variable in ("raw", "preprocessed", "results"):
@@ -121,8 +130,18 @@ def make_toy(root: Path, monkeypatch, cases: int = 4) -> Toy:
     names = [f"case_{i}" for i in range(cases)]
     splits = [{"train": names[1:], "val": names[:1]}]
     (toy.preprocessed / "splits_final.json").write_text(json.dumps(splits))
-    toy.preprocess(*names)
+    for configuration in configurations:
+        toy.preprocess(*names, configuration=configuration)
     return toy
+
+
+def without_figures(monkeypatch) -> None:
+    """nnU-Net's progress.png takes seconds in each epoch; the end-to-end tests look at it."""
+    import nnunet_kd.trainers  # noqa: F401
+
+    monkeypatch.setattr("nnunetv2.training.logging.nnunet_logger.MetaLogger.plot_progress_png", lambda *_: None)
+    for module in ("student", "nnUNetTrainerKDCrossTeaching"):
+        monkeypatch.setattr(sys.modules[f"nnunet_kd.trainers.{module}"], "append_curves", lambda *_: None)
 
 
 def run_epoch(trainer):
