@@ -44,6 +44,9 @@ def find_cases(folders: Sequence[Path], channels: int, file_ending: str) -> tupl
             if match is None:
                 faults[file.name] = f"is not named CASE_0000{file_ending}"
                 continue
+            if not file.is_file():
+                faults[file.name] = "is a folder or a link to nothing"
+                continue
             case = match["case"]
             if home.setdefault(case, folder) != folder:
                 raise UserError(f"case {case}: is in {home[case]} and in {folder}; rename or remove one of them.")
@@ -69,9 +72,8 @@ def refuse_known(cases: Sequence[ImageCase], known: Iterable[Path], file_ending:
     Raises:
         UserError: names the cases and where else they are.
     """
-    others = [
-        f for folder in known if folder.is_dir() for f in sorted(folder.iterdir()) if f.name.endswith(file_ending)
-    ]
+    there = (f for folder in known if folder.is_dir() for f in sorted(folder.iterdir()))
+    others = [f for f in there if f.name.endswith(file_ending) and f.is_file()]
     by_name = {re.sub(r"_\d{4}$", "", f.name.removesuffix(file_ending)): f for f in others}
     by_size: dict[int, list[Path]] = {}
     for file in others:

@@ -11,6 +11,7 @@ from nnunet_kd.demo.results import format_table, measure_costs, read_results, wr
 from nnunet_kd.demo.steps import MODELS, Step, make_steps
 from nnunet_kd.demo.synthetic import write_dataset
 from nnunet_kd.errors import UserError
+from nnunet_kd.files import writing
 from nnunet_kd.programs import failure, find_program
 
 MARKER = ".nnunet_kd_demo"
@@ -41,7 +42,8 @@ def run_demo(folder: Path, device: str | None = None, seed: int = 0, overwrite: 
     make_folder(folder)
     print("\n".join(f"$ export {name}={shlex.quote(value)}" for name, value in variables.items()))
 
-    dataset = write_dataset(folder / FOLDERS[0], seed=seed)
+    with writing(folder):
+        dataset = write_dataset(folder / FOLDERS[0], seed=seed)
     print(f"Wrote a synthetic data set to {dataset}", flush=True)
     steps = make_steps(folder, device, seed)
     seconds: dict[str, float] = {}

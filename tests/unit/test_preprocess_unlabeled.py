@@ -129,6 +129,15 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(toy, capsys):
     assert "cannot be written (Not a directory)" in refused(capsys)
 
 
+def test_a_link_to_nothing_is_named(toy, capsys):
+    toy.add_unlabeled("new_1")
+    (toy.raw / "imagesUn" / "gone_0000.nii.gz").symlink_to("nowhere")
+    (toy.raw / "imagesTr" / "gone_too_0000.nii.gz").symlink_to("nowhere")
+    assert "gone_0000.nii.gz: is a folder or a link to nothing" in refused(capsys)
+    main([*COMMAND, "--skip-bad"])
+    assert space_of(toy).unlabeled_cases == ["new_1"]
+
+
 def test_training_and_test_cases_are_refused_by_name_and_by_content(toy, tmp_path, capsys):
     toy.add_unlabeled("new_1", "case_0")
     assert "case_0 (imagesTr/case_0_0000.nii.gz)" in refused(capsys)
