@@ -10,6 +10,7 @@ from nnunet_kd import __version__
 from nnunet_kd.errors import UserError, exit_on_user_error
 
 COMMANDS = {
+    "distill": "the whole way from trained teachers to a student, its comparison with them, and what to deploy",
     "plan": "write plans for a student or a teacher, compare the two, print the next commands",
     "preprocess-unlabeled": "preprocess images without labels, for students and cross-teaching",
     "softlabels": "export, import or verify the soft labels of an ensemble",
@@ -18,7 +19,7 @@ COMMANDS = {
     "benchmark": "measure models against each other: time, memory, processor, parameters, FLOPs",
     "report": "compare methods on the same cases: one page with tables, tests, figures and pictures",
     "convert": "turn the papers' data sets, or any folders of images and labels, into nnU-Net data sets",
-    "demo": "the whole way on a small synthetic data set, in about five minutes",
+    "demo": "the whole way on a small synthetic data set, in a few minutes",
     "env": "print the environment variable by which nnU-Net finds the trainers",
 }
 
@@ -46,7 +47,7 @@ def _check_surroundings(argv: Sequence[str]) -> None:
     """Refuses what libraries stumble over when they are imported or called, before any is."""
     for word in argv:
         if not word.isascii() and word != word.encode(errors="replace").decode():
-            raise UserError(f"argument {ascii(word)}: is not UTF-8, which image readers need; rename that file.")
+            raise UserError(f"argument {word!a}: is not UTF-8, which image readers need; rename that file.")
     if not (processes := os.environ.get("nnUNet_def_n_proc", "1")).isdecimal() or int(processes[:9]) < 1:
         raise UserError(f"nnUNet_def_n_proc={processes[:20]}: expected a number of processes, 1 or more.")
 

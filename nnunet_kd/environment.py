@@ -1,5 +1,6 @@
 """nnU-Net's folders and devices, with messages for those who have not set them up."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,3 +56,21 @@ def torch_device(name: str) -> torch.device:
     if name == "mps" and not torch.backends.mps.is_available():
         raise UserError("-device mps: no MPS device here; use -device cpu.")
     return torch.device(name)
+
+
+def choose_device(name: str) -> torch.device:
+    """The named device; ``auto`` is CUDA where there is one, else MPS, else the CPU.
+
+    Raises:
+        UserError: when the machine has no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    return torch_device(name)
+
+
+def limit_threads(device: torch.device) -> None:
+    """As many threads on the CPU as ``OMP_NUM_THREADS`` says, which nnU-Net's commands override with all cores."""
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if device.type == "cpu" and threads.isdecimal() and int(threads) > 0:
+        torch.set_num_threads(int(threads))

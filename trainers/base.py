@@ -1,6 +1,5 @@
 """What all trainers of nnunet_kd share: numbers from the plans' "kd" block, precision, seed, stock checkpoints."""
 
-import os
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -17,6 +16,7 @@ from torch import distributed as dist
 from nnunet_kd.averaging import AveragedWeights
 from nnunet_kd.config import KDConfig
 from nnunet_kd.data.mixing import MixedReference, draw_mixing, mix
+from nnunet_kd.environment import limit_threads
 from nnunet_kd.errors import UserError, exit_on_user_error
 from nnunet_kd.files import write_whole
 from nnunet_kd.inheritance.pairs import CannotInheritError
@@ -50,6 +50,7 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
             self.check_configuration()
         if not (self.uses_lower_outputs() and has_lower_outputs(self.configuration_manager.pool_op_kernel_sizes)):
             self.enable_deep_supervision = False
+        limit_threads(self.device)
         schedule = self.kd.schedule
         self.num_epochs = schedule.num_epochs
         self.num_iterations_per_epoch = schedule.iterations_per_epoch

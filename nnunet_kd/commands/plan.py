@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,6 +107,7 @@ def run(args: argparse.Namespace) -> None:
     from nnunet_kd.inheritance.start import named_member
     from nnunet_kd.planning import plans as planning
     from nnunet_kd.planning import ranking, recipes
+    from nnunet_kd.planning.next_steps import next_commands
     from nnunet_kd.planning.patch import check_patch
     from nnunet_kd.planning.student import parse_arguments
     from nnunet_kd.planning.weights import initial_weights
@@ -359,47 +360,3 @@ def notes(
     if config.teachers and len(order) > 1:
         result.append(f"these teachers teach every configuration of {plans.plans_name}; -c keeps only one.")
     return result
-
-
-def reads_soft_labels(config: "KDConfig") -> bool:
-    """Whether the student's trainer learns from stored soft labels rather than from teachers in memory."""
-    stored = config.multi_teacher.source == "stored"
-    trainer = config.student.trainer
-    return trainer == "nnUNetTrainerKDEnsemble" or (trainer == "nnUNetTrainerKDMultiTeacher" and stored)
-
-
-def uses_unlabeled(config: "KDConfig") -> bool:
-    """Whether the student's trainer learns from unlabeled cases."""
-    if config.student.trainer == "nnUNetTrainerKDCrossTeaching":
-        return config.cross_teaching.unlabeled.weight > 0
-    return config.student.trainer == "nnUNetTrainerKDEnsemble" and config.unlabeled.fraction > 0
-
-
-def next_commands(
-    plans: "PlansManager",
-    order: Sequence[str],
-    config: "KDConfig",
-    dataset: str,
-    missing: Sequence[str],
-    weight_files: Mapping[str, Path],
-) -> str:
-    """The commands that lead from the plans to a prediction, in order."""
-    p = plans.plans_name
-    lines = ["Next (FOLD: 0, 1, 2, 3, 4 or all):"]
-    for c in order:
-        trainer = "nnUNetTrainerKDTeacher" if config.role == "teacher" else config.student.trainer
-        if config.role == "student":
-            if c in missing and trainer != "nnUNetTrainerKDCrossTeaching":
-                lines.append(f"  nnUNetv2_train {dataset} {c} FOLD -tr {config.default_teacher} -p {config.base_plans}")
-            if uses_unlabeled(config):
-                lines.append(f"  nnUNetv2_kd preprocess-unlabeled -d {dataset} -c {c} -p {p}")
-            if reads_soft_labels(config):
-                lines.append(f"  nnUNetv2_kd softlabels -d {dataset} -c {c} -p {p}")
-        start = f" -pretrained_weights {weight_files[c]}" if c in weight_files else ""
-        lines.append(f"  nnUNetv2_train {dataset} {c} FOLD -tr {trainer} -p {p}{start}")
-        if config.role == "student":
-            previous = plans.get_configuration(c).previous_stage_name
-            cascade = f" -prev_stage_predictions OUTPUT_OF_{previous}" if previous else ""
-            options = f"-c {c} -f FOLD -tr {trainer} -p {p} -i INPUT -o OUTPUT{cascade}"
-            lines.append(f"  nnUNetv2_predict -d {dataset} {options}")
-    return "\n".join(lines)

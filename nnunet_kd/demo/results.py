@@ -1,4 +1,4 @@
-"""What the demo measured: network times before the report, and the table that is printed from the report's numbers."""
+"""The demo's table."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,11 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_kd.demo.steps import MODELS, Model, model_spec
-from nnunet_kd.demo.synthetic import DATASET_NAME, ORGANS
-from nnunet_kd.files import load_json_file, write_json
-
-TIMED_CASES = 3
+from nnunet_kd.demo.steps import MODELS, Model
+from nnunet_kd.demo.synthetic import ORGANS
+from nnunet_kd.files import load_json_file
 
 
 @dataclass(frozen=True)
@@ -36,44 +34,10 @@ class Result:
     predict_seconds: float
 
 
-def measure_costs(folder: Path, device: str, predict_seconds: Mapping[str, float]) -> None:
-    """Counts parameters and passes, times the networks in turn in this process; writes ``benchmark.json``.
-
-    The file has the form of ``nnUNetv2_kd benchmark``'s, with one run; only that command measures memory too.
-
-    Args:
-        folder: the demo's folder.
-        device: cpu, cuda or mps.
-        predict_seconds: wall time of each model's ``nnUNetv2_predict``, by its name.
-    """
-    import torch
-    from tqdm import tqdm
-
-    from nnunet_kd.evaluation.benchmark.competitors import Conditions, find_cases, find_competitors
-    from nnunet_kd.evaluation.benchmark.network import time_networks
-    from nnunet_kd.evaluation.efficiency import count_models, parse_model
-
-    images = folder / "nnUNet_raw" / DATASET_NAME / "imagesTs"
-    competitors = find_competitors([parse_model(model_spec(model, folder)) for model in MODELS])
-    cases = find_cases(images, competitors[0].models[0], TIMED_CASES)
-    number = len(find_cases(images, competitors[0].models[0], None))
-    with tqdm(total=len(cases), desc="time the networks", unit="case") as bar:
-        network_seconds = time_networks(competitors, Conditions(cases, 1, torch.device(device)), bar)
-    models = {
-        c.name: {
-            "cost": asdict(count_models(c.name, c.models)),
-            **network_seconds[c.name],
-            "predict_seconds_per_case": [predict_seconds[c.name] / number],
-        }
-        for c in competitors
-    }
-    write_json(folder / "benchmark.json", {"device": device, "cases": len(cases), "runs": 1, "models": models})
-
-
 def read_results(folder: Path) -> list[Result]:
-    """The table's rows, from ``benchmark.json`` and the report."""
+    """The table's rows, from what ``nnUNetv2_kd benchmark`` and ``report`` have written below the folder."""
     report = load_json_file(folder / "report" / "report.json")
-    measured = load_json_file(folder / "benchmark.json")["models"]
+    measured = load_json_file(folder / "benchmark" / "benchmark.json")["models"]
     dice = {(s["method"], s["label"]): s["mean"] for s in report["scores"] if s["metric"] == "Dice"}
     return [_result(model, dice, measured[model.key]) for model in MODELS]
 

@@ -1,15 +1,16 @@
 """The demo's commands, all of them nnU-Net's and this package's own."""
 
-import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_kd.demo.synthetic import DATASET_NAME
+from nnunet_kd.distill.prepare import Request
+from nnunet_kd.distill.steps import Step
 
 DATASET = ("-d", "999", "-c", "3d_fullres")
 TEACHER_FOLDS = ("0", "1")
 TEACHER_NETWORK = ("--student", "width=0.5")
-SMALL_NETWORK = ("--student", "width=0.25,blocks=0.5,decoder=1")
+SMALL_NETWORK = "width=0.25,blocks=0.5,decoder=1"
 OPTIMIZER = ("optimizer.name=adam", "optimizer.initial_lr=0.003")
 # Stock nnUNetv2_predict averages logits over folds: so the table's ensemble is exactly what teaches.
 DISTILLATION = ("ensemble.combine=logits",)
@@ -40,11 +41,6 @@ class Model:
         """nnU-Net's name of the model folder."""
         return f"{self.trainer}__{self.plans}__3d_fullres"
 
-    @property
-    def prediction_title(self) -> str:
-        """Title of the step that predicts the test cases."""
-        return f"{self.name}: test cases"
-
 
 ENSEMBLE = Model(
     "ensemble",
@@ -58,63 +54,51 @@ TWIN = Model("twin", "undistilled twin", "nnUNetTrainerKDTeacher", "KDDemoStuden
 MODELS = (ENSEMBLE, STUDENT, TWIN)
 
 
-@dataclass(frozen=True)
-class Step:
-    """A command and what it is for; ``variables`` are set for it alone."""
+def teacher_steps(device: str, seed: int) -> list[list[Step]]:
+    """From the raw data set to trained teachers; the steps of one group need nothing of each other.
 
-    title: str
-    command: tuple[str, ...]
-    variables: dict[str, str] = field(default_factory=dict)
+    Args:
+        device: cpu, cuda or mps.
+        seed: seed of the weights and batches.
+    """
+    prepare = ["nnUNetv2_plan_and_preprocess", *DATASET, "--verify_dataset_integrity", "-npfp", "2", "-np", "2"]
+    plan = ["nnUNetv2_kd", "plan", *DATASET, "-p", "nnUNetPlans", "--role", "teacher", *TEACHER_NETWORK]
+    plan += ["-o", ENSEMBLE.plans, "--set", *settings(TEACHER_EPOCHS, seed)]
+    return [
+        [Step("nnU-Net plans and preprocesses", prepare, "plan_and_preprocess", variables={"nnUNet_n_proc_DA": "1"})],
+        [Step("plans for the teachers", plan, "plan_teachers")],
+        [_train(f"teacher {i}", fold, device) for i, fold in enumerate(ENSEMBLE.folds, 1)],
+    ]
 
-    def __str__(self) -> str:
-        return " ".join([*(f"{k}={v}" for k, v in self.variables.items()), shlex.join(self.command)])
+
+def _train(title: str, fold: str, device: str) -> Step:
+    """Trains a teacher; without augmentation workers, the batches are the same at every run."""
+    command = ["nnUNetv2_train", "999", "3d_fullres", fold, "-tr", ENSEMBLE.trainer, "-p", ENSEMBLE.plans]
+    variables = {"nnUNet_n_proc_DA": "0", **({"OMP_NUM_THREADS": "1"} if device == "cpu" else {})}
+    log = f"train_{title.replace(' ', '_')}"
+    return Step(title, [*command, "-device", device], log, epochs=TEACHER_EPOCHS, variables=variables)
 
 
-def make_steps(folder: Path, device: str, seed: int) -> list[Step]:
-    """All commands, in order.
+def student_request(folder: Path, device: str, seed: int) -> Request:
+    """What the demo asks ``nnUNetv2_kd distill`` for.
 
     Args:
         folder: the demo's folder.
         device: cpu, cuda or mps.
         seed: seed of the weights and batches.
     """
-    plan = ("nnUNetv2_kd", "plan", *DATASET, "-p", "nnUNetPlans")
-    teachers = ("--teachers", f"{ENSEMBLE.folder_name}:{','.join(ENSEMBLE.folds)}")
-    return [
-        Step(
-            "nnU-Net plans and preprocesses",
-            ("nnUNetv2_plan_and_preprocess", *DATASET, "--verify_dataset_integrity", "-npfp", "2", "-np", "2"),
-        ),
-        Step(
-            "plans for the teachers",
-            (
-                *plan,
-                "--role",
-                "teacher",
-                *TEACHER_NETWORK,
-                "-o",
-                ENSEMBLE.plans,
-                "--set",
-                *settings(TEACHER_EPOCHS, seed),
-            ),
-        ),
-        *(train(f"teacher {i}", ENSEMBLE, fold, device) for i, fold in enumerate(ENSEMBLE.folds, 1)),
-        Step(
-            "plans for the student",
-            (
-                *(*plan, *SMALL_NETWORK, *teachers, "-o", STUDENT.plans),
-                *("--set", *settings(STUDENT_EPOCHS, seed), *DISTILLATION),
-            ),
-        ),
-        Step(
-            "soft labels: what the teachers say about every training case",
-            ("nnUNetv2_kd", "softlabels", *DATASET, "-p", STUDENT.plans, "-device", device),
-        ),
-        train("the student, with distillation", STUDENT, "all", device),
-        train("its twin: the same plans, without distillation", TWIN, "all", device),
-        *(predict(model, folder, device) for model in MODELS),
-        report(folder),
-    ]
+    raw = folder / "nnUNet_raw" / DATASET_NAME
+    return Request(
+        dataset="999",
+        configuration="3d_fullres",
+        name=STUDENT.plans,
+        student=SMALL_NETWORK,
+        teachers=(f"{ENSEMBLE.folder_name}:{','.join(ENSEMBLE.folds)}",),
+        settings=(*settings(STUDENT_EPOCHS, seed), *DISTILLATION),
+        test=(raw / "imagesTs", raw / "labelsTs"),
+        twin=True,
+        device=device,
+    )
 
 
 def settings(epochs: int, seed: int) -> tuple[str, ...]:
@@ -126,50 +110,3 @@ def settings(epochs: int, seed: int) -> tuple[str, ...]:
         f"schedule.seed={seed}",
         *OPTIMIZER,
     )
-
-
-def train(title: str, model: Model, fold: str, device: str) -> Step:
-    """Trains one fold; without augmentation workers, the batches are the same at every run.
-
-    One worker is enough for the few validation cases, and each takes seconds to start.
-    """
-    command = ("nnUNetv2_train", "999", "3d_fullres", fold, "-tr", model.trainer, "-p", model.plans, "-device", device)
-    return Step(title, command, {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1"})
-
-
-def predict(model: Model, folder: Path, device: str) -> Step:
-    """Predicts the test cases with stock nnU-Net."""
-    images, output = folder / "nnUNet_raw" / DATASET_NAME / "imagesTs", folder / "predictions" / model.key
-    command = (
-        *("nnUNetv2_predict", *DATASET, "-tr", model.trainer, "-p", model.plans, "-f", *model.folds),
-        *("-i", str(images), "-o", str(output), "-device", device, "-npp", "1", "-nps", "1"),
-    )
-    return Step(model.prediction_title, command)
-
-
-def model_spec(model: Model, folder: Path) -> str:
-    """The model as ``--model`` of ``nnUNetv2_kd report`` and ``benchmark`` takes it."""
-    path = folder / "nnUNet_results" / DATASET_NAME / model.folder_name
-    return f"{model.key}={path}:{','.join(model.folds)}"
-
-
-def report(folder: Path) -> Step:
-    """Compares the predictions; the networks' times are in ``benchmark.json`` by then."""
-    raw = folder / "nnUNet_raw" / DATASET_NAME
-    methods = (("--method", f"{model.key}={folder / 'predictions' / model.key}") for model in MODELS)
-    models = (("--model", model_spec(model, folder)) for model in MODELS)
-    command = (
-        *("nnUNetv2_kd", "report", "--reference", str(raw / "labelsTs"), "--images", str(raw / "imagesTs")),
-        *(word for pair in (*methods, *models) for word in pair),
-        *(
-            "--benchmark",
-            str(folder / "benchmark.json"),
-            "-np",
-            "1",
-            "--title",
-            "The demo",
-            "-o",
-            str(folder / "report"),
-        ),
-    )
-    return Step("the report: ensemble, student and twin on the test cases", command)

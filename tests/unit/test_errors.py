@@ -1,4 +1,4 @@
-"""What ends a command: a sentence on standard error and exit code 2, for users' mistakes and for the system's refusals."""
+"""What ends a command: a sentence on standard error and exit code 2, for users' mistakes and the system's refusals."""
 
 import errno
 import os

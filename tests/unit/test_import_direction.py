@@ -35,9 +35,11 @@ LAYERS = {
     "inference": 7,
     "evaluation": 7,
     "dataset_conversion": 7,
-    "demo": 7,
-    "commands": 8,
-    "cli": 9,
+    "forked": 1,
+    "distill": 8,
+    "demo": 9,
+    "commands": 10,
+    "cli": 11,
 }
 TORCH_ONLY = ("losses", "networks")
 

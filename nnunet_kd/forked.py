@@ -27,7 +27,7 @@ def run_installed(
     os.environ.update(environment)
     sys.argv = list(command)
     (script,) = entry_points(group="console_scripts", name=command[0])
-    code: object = 0
+    code: str | int | None = 0
     try:
         code = script.load()()
     except SystemExit as stop:

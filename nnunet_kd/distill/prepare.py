@@ -1,0 +1,130 @@
+"""From what a user asks for to a distillation whose teachers are there and whose name is free."""
+
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_kd.distill.steps import Distillation
+from nnunet_kd.environment import choose_device, dataset_paths
+from nnunet_kd.errors import UserError
+from nnunet_kd.files import write_whole
+from nnunet_kd.planning import plans as planning
+from nnunet_kd.planning.recipes import load_recipe, make_kd_block, parse_teacher
+from nnunet_kd.teachers import find_teachers
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks for.
+
+    Attributes:
+        dataset: number or name.
+        configuration: of the student.
+        base_plans: plans from which the student's are made.
+        fold: of the student, a number or ``all``.
+        name: of the student's plans; None: as ``nnUNetv2_kd plan`` names them.
+        student: ``--student`` of ``nnUNetv2_kd plan``.
+        recipe: name of a recipe.
+        teachers: as ``nnUNetv2_kd plan --teachers`` takes them; empty: every finished fold of the default teacher.
+        settings: ``key=value`` of the ``"kd"`` block.
+        plan_options: more arguments of ``nnUNetv2_kd plan``.
+        test: folders of images and reference segmentations.
+        twin: train the same network without teachers too.
+        device: as nnU-Net's ``-device``, or ``auto``.
+        processes: as nnU-Net's ``-np``.
+    """
+
+    dataset: str
+    configuration: str
+    base_plans: str = "nnUNetPlans"
+    fold: str = "all"
+    name: str | None = None
+    student: str | None = None
+    recipe: str | None = None
+    teachers: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+    plan_options: tuple[str, ...] = ()
+    test: tuple[Path, Path] | None = None
+    twin: bool = False
+    device: str = "auto"
+    processes: int = 1
+
+    def __str__(self) -> str:
+        words = ["nnUNetv2_kd", "distill", "-d", self.dataset, "-c", self.configuration, "-f", self.fold]
+        words += [*self._named(), *self.plan_options]
+        words += ["--set", *self.settings] if self.settings else []
+        words += ["--test", *map(str, self.test)] if self.test else []
+        words += ["--twin"] if self.twin else []
+        return shlex.join([*words, "-device", self.device, "-np", str(self.processes)])
+
+    def _named(self) -> list[str]:
+        """What ``distill`` and ``plan`` share."""
+        words = ["-p", self.base_plans]
+        words += ["-o", self.name] if self.name else []
+        words += ["--student", self.student] if self.student else []
+        words += ["--recipe", self.recipe] if self.recipe else []
+        return [*words, *(["--teachers", *self.teachers] if self.teachers else [])]
+
+    def plan_command(self, name: str) -> list[str]:
+        """``nnUNetv2_kd plan`` for the plans of this name."""
+        command = ["nnUNetv2_kd", "plan", "-d", self.dataset, "-c", self.configuration]
+        command += [*replace(self, name=name)._named(), *self.plan_options]
+        return [*command, "--set", *self.settings] if self.settings else command
+
+
+def prepare(request: Request) -> Distillation:
+    """Checks what is asked for and finds the teachers, before anything is run.
+
+    Raises:
+        UserError: for what nnU-Net or the commands would stumble over later.
+    """
+    if not (request.fold == "all" or request.fold.isdecimal()):
+        raise UserError(f"-f {request.fold}: expected a fold's number, or all.")
+    if request.processes < 1:
+        raise UserError(f"-np {request.processes}: expected at least 1.")
+    for folder in request.test or ():
+        if not folder.is_dir():
+            raise UserError(f"--test {folder}: no such folder.")
+    paths = dataset_paths(request.dataset)
+    base = planning.load_base_plans(paths.preprocessed, request.base_plans)
+    planning.training_order(base, [request.configuration])
+    recipe = load_recipe(request.recipe) if request.recipe else None
+    teachers = [parse_teacher(t, paths.results) for t in request.teachers]
+    kd = make_kd_block(recipe, None, request.base_plans, request.student, teachers, request.settings)
+    name = planning.check_plans_name(request.name or planning.default_plans_name(request.base_plans, kd))
+    default = f"{kd.default_teacher}__{request.base_plans}__{request.configuration}"
+    identifier = PlansManager(base).get_configuration(request.configuration).data_identifier
+    return Distillation(
+        dataset=request.dataset,
+        configuration=request.configuration,
+        plans=name,
+        fold=request.fold,
+        plan_command=request.plan_command(name),
+        kd=kd,
+        teachers=find_teachers(kd.teachers, paths.results, default),
+        preprocessed=paths.preprocessed,
+        results=paths.results,
+        output=paths.results / f"distill_{name}" / f"{request.configuration}_fold_{request.fold}",
+        device=choose_device(request.device).type,
+        processes=request.processes,
+        test=request.test and (request.test[0].absolute(), request.test[1].absolute()),
+        twin=request.twin,
+        data_folder=paths.preprocessed / identifier,
+        base_plans=request.base_plans,
+    )
+
+
+def claim(distillation: Distillation) -> None:
+    """Remembers how the plans are made, so that another distillation does not go on with them.
+
+    Raises:
+        UserError: when there are plans of that name that were made otherwise.
+    """
+    command, file = shlex.join(distillation.plan_command), distillation.output.parent / "plan.txt"
+    plans = distillation.preprocessed / f"{distillation.plans}.json"
+    if plans.is_file() and not (file.is_file() and file.read_text(encoding="utf-8") == command):
+        raise UserError(f"{plans}: is there already and was made otherwise; choose another name with -o.")
+    distillation.output.mkdir(parents=True, exist_ok=True)
+    write_whole(file, lambda f: f.write_text(command, encoding="utf-8"))

@@ -1,0 +1,60 @@
+"""What a distillation has brought, in a few lines."""
+
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from nnunet_kd.distill.steps import Distillation
+from nnunet_kd.files import load_json_file
+
+
+def summarise(distillation: Distillation) -> str:
+    """Dice kept, gain over the twin, time, size and paths; on validation cases where there are no test cases."""
+    lines = _of_validation(distillation) if distillation.test is None else _of_test_cases(distillation)
+    folder = distillation.students["student"]
+    return "\n".join([*lines, f"Model folder: {folder}, fold {distillation.fold}"])
+
+
+def _of_test_cases(distillation: Distillation) -> list[str]:
+    output = distillation.on_test_cases
+    report = load_json_file(output / "report" / "report.json")
+    models = load_json_file(output / "benchmark" / "benchmark.json")["models"]
+    dice = {s["method"]: s["mean"] for s in report["scores"] if s["metric"] == "Dice" and s["label"] == "mean"}
+    student, ensemble = models["student"], models["ensemble"]
+    kept = dice["student"] / dice["ensemble"] if dice["ensemble"] else float("nan")
+    lines = [f"Dice {dice['student']:.4f}, the ensemble's is {dice['ensemble']:.4f}: {kept:.1%} kept"]
+    if "twin" in dice:
+        gain = 100 * (dice["student"] - dice["twin"])
+        lines.append(f"Without teachers the same network has {dice['twin']:.4f}: {gain:+.1f} points by distillation")
+    return [
+        *lines,
+        f"Network time: {_times(ensemble, student, 'network_seconds')} less than the ensemble's; "
+        f"nnUNetv2_predict as a whole: {_times(ensemble, student, 'predict_seconds_per_case')} less",
+        f"Parameters: {student['cost']['parameters']:,} of {ensemble['cost']['parameters']:,}",
+        f"Report: {output / 'report' / 'report.html'}",
+    ]
+
+
+def _times(slow: dict[str, Any], fast: dict[str, Any], what: str) -> str:
+    return f"{median(slow[what]) / median(fast[what]):.1f} times"
+
+
+def _of_validation(distillation: Distillation) -> list[str]:
+    fold = f"fold_{distillation.fold}"
+    if distillation.fold == "all":
+        return ["Nothing was compared: fold all has seen every labeled case; name test cases with --test."]
+    lines = ["On the validation cases of the fold, with which no choice should have been made before:"]
+    for name, folder in distillation.students.items():
+        lines.append(f"  {name}: Dice {_validation_dice(folder / fold):.4f}")
+    for teacher in distillation.teachers:
+        if (teacher.folder / fold / "validation" / "summary.json").is_file():
+            dice = _validation_dice(teacher.folder / fold)
+            lines.append(f"  one teacher, {teacher.folder.name}: Dice {dice:.4f}, on its own validation cases")
+    lines.append(
+        "The other teachers may have been trained on these cases; only --test IMAGES LABELS tells what was kept."
+    )
+    return lines
+
+
+def _validation_dice(folder: Path) -> float:
+    return float(load_json_file(folder / "validation" / "summary.json")["foreground_mean"]["Dice"])

@@ -1,0 +1,247 @@
+"""``nnUNetv2_kd distill``: which commands, which of them are skipped, and what is said at the end."""
+
+import argparse
+import importlib
+import json
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nnunet_kd.cli import main
+from nnunet_kd.distill import run as running
+from nnunet_kd.distill.prepare import Request, claim, prepare
+from nnunet_kd.distill.run import run_steps
+from nnunet_kd.distill.steps import Step
+from nnunet_kd.distill.summary import summarise
+from nnunet_kd.errors import UserError
+from tests.unit.toy_dataset import make_toy
+
+TEACHER = "nnUNetTrainer__nnUNetPlans__3d_fullres"
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """A planned data set with a teacher of two finished folds, and a test case."""
+    toy = make_toy(tmp_path, monkeypatch, cases=1)
+    add_teacher(toy, TEACHER)
+    for folder, name in (("imagesTs", "case_9_0000"), ("labelsTs", "case_9")):
+        (toy.raw / folder).mkdir()
+        (toy.raw / folder / f"{name}.nii.gz").touch()
+    return toy
+
+
+def add_teacher(toy, name, folds=(0, 1)):
+    folder = toy.results / name
+    for fold in folds:
+        (folder / f"fold_{fold}" / "validation").mkdir(parents=True)
+        (folder / f"fold_{fold}" / "checkpoint_final.pth").touch()
+        write_summary(folder / f"fold_{fold}", 0.9)
+    for file in ("nnUNetPlans.json", "dataset.json"):
+        (folder / file.replace("nnUNetPlans", "plans")).write_text((toy.preprocessed / file).read_text())
+
+
+def write_summary(fold: Path, dice: float) -> None:
+    (fold / "validation").mkdir(parents=True, exist_ok=True)
+    (fold / "validation" / "summary.json").write_text(json.dumps({"foreground_mean": {"Dice": dice}}))
+
+
+def request(toy, **changes):
+    test = (toy.raw / "imagesTs", toy.raw / "labelsTs")
+    return replace(Request("900", "3d_fullres", name="Small", test=test, twin=True, device="cpu"), **changes)
+
+
+def commands(distillation):
+    return [list(step.command) for group in distillation.steps() for step in group]
+
+
+def test_every_command_is_one_that_a_user_may_type(toy):
+    for line in map(shlex.join, commands(prepare(request(toy, student="width=0.5", settings=("schedule.seed=1",))))):
+        name, *words = shlex.split(line)
+        if name != "nnUNetv2_kd":
+            assert name in {"nnUNetv2_train", "nnUNetv2_predict", "nnUNetv2_predict_from_modelfolder"}
+            continue
+        parser = argparse.ArgumentParser(exit_on_error=False)
+        importlib.import_module(f"nnunet_kd.commands.{words[0].replace('-', '_')}").add_arguments(parser)
+        parser.parse_args(words[1:])
+
+
+def test_the_order_is_plans_labels_trainings_predictions_times_report(toy):
+    found = [c[1] if c[0] == "nnUNetv2_kd" else c[0] for c in commands(prepare(request(toy)))]
+    predictions = ["nnUNetv2_predict_from_modelfolder", "nnUNetv2_predict", "nnUNetv2_predict"]
+    assert found == ["plan", "softlabels", "nnUNetv2_train", "nnUNetv2_train", *predictions, "benchmark", "report"]
+    groups = prepare(request(toy)).steps()
+    assert [len(group) for group in groups] == [1, 1, 2, 1, 1, 1, 1, 1]  # student and twin side by side
+
+
+def test_teachers_in_several_folders_are_an_ensemble_of_their_probabilities(toy):
+    add_teacher(toy, "nnUNetTrainer__Other__3d_fullres", folds=(0,))
+    teachers = (TEACHER, "nnUNetTrainer__Other__3d_fullres:0")
+    found = commands(prepare(request(toy, teachers=teachers, twin=False)))
+    first, second, ensemble = found[3:6]
+    assert first[-5:-4] == second[-5:-4] == ["--save_probabilities"]
+    assert ensemble[0] == "nnUNetv2_ensemble"
+    assert ensemble[2:4] == [first[4], second[4]]
+    model = found[-2][found[-2].index("--model") + 1]
+    assert model == f"ensemble={toy.results / TEACHER}:0,1,{toy.results / teachers[1]}"
+
+
+def test_images_that_are_not_preprocessed_and_unlabeled_ones_have_steps_of_their_own(toy):
+    (toy.preprocessed / "nnUNetPlans_3d_fullres").rename(toy.preprocessed / "elsewhere")
+    found = commands(prepare(request(toy, settings=("unlabeled.fraction=0.5",))))
+    assert found[1][:1] == ["nnUNetv2_preprocess"]
+    assert found[2][:2] == ["nnUNetv2_kd", "preprocess-unlabeled"]
+
+
+def test_a_training_is_continued_validated_or_left_alone(toy):
+    folder = toy.results / "nnUNetTrainerKDEnsemble__Small__3d_fullres" / "fold_all"
+    folder.mkdir(parents=True)
+
+    def student():
+        return next(s for group in prepare(request(toy)).steps() for s in group if s.log == "train_student")
+
+    assert student().command[-2:] == ["-device", "cpu"]
+    (folder / "checkpoint_latest.pth").touch()
+    assert student().command[-1] == "--c"
+    (folder / "checkpoint_final.pth").touch()
+    assert student().command[-1] == "--val"
+    assert not student().is_finished()
+    write_summary(folder, 0.8)
+    assert student().is_finished()
+
+
+def test_dry_run_prints_and_writes_nothing(toy, capsys):
+    before = sorted(toy.root.rglob("*"))
+    arguments = ["-d", "900", "-c", "3d_fullres", "--student", "width=0.5", "-device", "cpu", "--dry-run"]
+    main(["distill", *arguments, "--test", str(toy.raw / "imagesTs"), str(toy.raw / "labelsTs")])
+    printed = capsys.readouterr().out
+    assert (
+        "nnUNetv2_kd plan -d 900 -c 3d_fullres -p nnUNetPlans -o nnUNetPlansKD_width0p5 --student width=0.5" in printed
+    )
+    assert "nnUNet_n_proc_DA=0 OMP_NUM_THREADS=1 nnUNetv2_train 900 3d_fullres all" in printed
+    assert sorted(toy.root.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-f", "x"], "-f x: expected a fold's number, or all"),
+        (["-np", "0"], "-np 0: expected at least 1"),
+        (["--test", "nowhere", "nowhere"], "--test nowhere: no such folder"),
+        (["--recipe", "nobody2000"], "--recipe nobody2000: no such recipe"),
+        (["--teachers", "nnUNetTrainer__Missing__3d_fullres"], "no such model folder"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_run(toy, capsys, arguments, words):
+    with pytest.raises(SystemExit) as stop:
+        main(["distill", "-d", "900", "-c", "3d_fullres", "-device", "cpu", *arguments])
+    assert stop.value.code == 2
+    assert words in capsys.readouterr().err
+    assert not list(toy.results.glob("distill_*"))
+
+
+def test_plans_of_something_else_are_not_taken_over(toy):
+    distillation = prepare(request(toy))
+    claim(distillation)
+    (toy.preprocessed / "Small.json").write_text("{}")
+    claim(prepare(request(toy)))
+    claim(prepare(request(toy, fold="0")))  # the same plans
+    with pytest.raises(UserError, match=r"Small\.json: is there already and was made otherwise"):
+        claim(prepare(request(toy, student="width=0.5")))
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """Logs of the steps that were run, without running them."""
+    order: list[str] = []
+
+    def run(steps, logs, go_on):
+        order.extend(step.log for step in steps)
+        for step in steps:
+            running._mark(step, logs).write_text(str(step))
+        return {}
+
+    monkeypatch.setattr(running, "_run_together", run)
+    return order
+
+
+def test_what_is_finished_is_skipped_and_what_follows_something_new_is_done_again(tmp_path, ran):
+    files = {name: tmp_path / name for name in ("training", "prediction", "report")}
+
+    def steps():
+        return [
+            [Step("labels", ["export"], "labels")],
+            [Step("training", ["train"], "training", files["training"].is_file, epochs=3)],
+            [Step("prediction", ["predict"], "prediction", files["prediction"].is_file, follows=True)],
+            [Step("report", ["report"], "report", files["report"].is_file, follows=True)],
+        ]
+
+    everything = ["labels", "training", "prediction", "report"]
+    run_steps(steps(), tmp_path / "logs", False, "")
+    assert ran == everything
+    ran.clear()
+    for file in files.values():
+        file.touch()
+    run_steps(steps(), tmp_path / "logs", False, "")
+    assert ran == ["labels"]
+    ran.clear()
+    files["prediction"].unlink()
+    run_steps(steps(), tmp_path / "logs", False, "")
+    assert ran == ["labels", "prediction", "report"]
+    ran.clear()
+    (tmp_path / "logs" / "prediction.done").unlink()  # stopped in the middle
+    run_steps(steps(), tmp_path / "logs", False, "")
+    assert ran == ["labels", "prediction", "report"]
+
+
+def test_a_failed_step_says_where_its_log_is_and_how_to_go_on(tmp_path):
+    with pytest.raises(UserError) as error:
+        run_steps([[Step("plans", ["nnUNetv2_kd", "nonsense"], "plans")]], tmp_path, False, "nnUNetv2_kd distill -d 1")
+    assert "nnUNetv2_kd failed with exit code 2" in str(error.value)
+    assert "invalid choice: 'nonsense'" in str(error.value)
+    assert str(tmp_path / "plans.log") in str(error.value)
+    assert str(error.value).endswith("To go on: nnUNetv2_kd distill -d 1")
+    assert not (tmp_path / "plans.done").exists()
+
+
+def test_progress_counts_the_epochs_that_are_over(tmp_path):
+    log = tmp_path / "log"
+    assert running._epochs(log) == 0
+    log.write_text("2026-01-01: Epoch 0 \ntrain_loss -0.1\nEpoch 1\nEpoch time: 3 s\nEpoch 12\n")
+    assert running._epochs(log) == 12
+
+
+def test_without_test_cases_the_validation_is_shown_for_what_it_is(toy):
+    distillation = prepare(request(toy, test=None, fold="0"))
+    for name, dice in (("student", 0.85), ("twin", 0.8)):
+        write_summary(distillation.students[name] / "fold_0", dice)
+    text = summarise(distillation)
+    assert "student: Dice 0.8500" in text
+    assert "twin: Dice 0.8000" in text
+    assert f"one teacher, {TEACHER}: Dice 0.9000" in text
+    assert "may have been trained on these cases" in text
+    assert "Nothing was compared" in summarise(prepare(request(toy, test=None)))
+
+
+def test_the_summary_has_what_was_kept_and_what_it_costs(toy):
+    distillation = prepare(request(toy))
+    made = distillation.on_test_cases
+    scores = [
+        {"method": m, "label": "mean", "metric": "Dice", "mean": d}
+        for m, d in (("ensemble", 0.8), ("student", 0.796), ("twin", 0.75))
+    ]
+    models = {
+        m: {"network_seconds": [s, s], "predict_seconds_per_case": [s + 1], "cost": {"parameters": n}}
+        for m, s, n in (("ensemble", 4.0, 2000), ("student", 0.1, 100))
+    }
+    for name, content in (("report/report.json", {"scores": scores}), ("benchmark/benchmark.json", {"models": models})):
+        (made / name).parent.mkdir(parents=True)
+        (made / name).write_text(json.dumps(content))
+    lines = summarise(distillation).splitlines()
+    assert lines[0] == "Dice 0.7960, the ensemble's is 0.8000: 99.5% kept"
+    assert lines[1] == "Without teachers the same network has 0.7500: +4.6 points by distillation"
+    assert lines[2].startswith("Network time: 40.0 times less than the ensemble's; nnUNetv2_predict as a whole: 4.5")
+    assert lines[3] == "Parameters: 100 of 2,000"
+    assert lines[4] == f"Report: {made / 'report' / 'report.html'}"
+    assert lines[5].endswith("nnUNetTrainerKDEnsemble__Small__3d_fullres, fold all")
