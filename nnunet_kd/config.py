@@ -33,6 +33,11 @@ class Schedule:
         "default",
         "default: nnU-Net's (float16 autocast on CUDA, float32 elsewhere); bf16: bfloat16 autocast; fp32: no autocast",
     )
+    validate_all: Literal["teachers", "always", "never"] = value(
+        "teachers",
+        "who predicts fold all's validation cases at the end of a training, which are its training cases: teachers, so "
+        "that the best one is known; nnUNetv2_train ... --val does it in any case",
+    )
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
     unlabeled_per_batch = 0  # the last cases of a batch
     average: AveragedWeights | None = None
     _initial_weights: tuple[float, ...] = ()
+    _has_trained = False
     _resumed: dict[str, Any] | None = None  # this package's entries of a checkpoint that was loaded
 
     def initialize(self) -> None:
@@ -82,6 +83,18 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
         """Whether the plans are a student's; a trainer without teachers then trains its undistilled twin."""
         return self.plans_manager.plans.get("kd", {}).get("role") == "student"
 
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """As nnU-Net does; but fold ``all``, which has trained on these cases, as ``schedule.validate_all`` says."""
+        mode = self.kd.schedule.validate_all
+        wanted = mode == "always" or (mode == "teachers" and not self.is_student)
+        if self.fold == "all" and self._has_trained and not wanted:
+            self.print_to_log_file(
+                "Fold all has trained on all labeled cases and is not validated on them; nnUNetv2_train ... --val does "
+                "so, and kd.schedule.validate_all is the setting."
+            )
+            return
+        super().perform_actual_validation(save_probabilities)
+
     @property
     def bare_network(self) -> torch.nn.Module:
         """The student without DDP's and torch.compile's wrappers."""
@@ -118,6 +131,7 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
             if self._resumed is not None and AVERAGE in self._resumed:
                 self.average.resume(self._resumed[AVERAGE])
         super().on_train_start()
+        self._has_trained = True
 
     def start_student(self) -> None:
         """Initial weights as ``kd.student.start`` says; those of ``-pretrained_weights`` stay."""

@@ -121,19 +121,19 @@ class Distillation:
     def _train(self, name: str, folder: Path) -> Step:
         trainer = folder.name.split("__")[0]
         made = folder / f"fold_{self.fold}"
+        trained, validated = made / "checkpoint_final.pth", made / "validation" / "summary.json"
         command = ["nnUNetv2_train", self.dataset, self.configuration, self.fold, "-tr", trainer, "-p", self.plans]
         command += ["-device", self.device]
-        if (made / "checkpoint_final.pth").is_file():
+        if trained.is_file():
             command.append("--val")
         elif any((made / f"checkpoint_{c}.pth").is_file() for c in ("latest", "best")):
             command.append("--c")
-        title = {"student": "the student, with distillation", "twin": "its twin: the same plans, without teachers"}[
-            name
-        ]
+        titles = {"student": "the student, with distillation", "twin": "its twin: the same plans, without teachers"}
         # Without workers that augment, batches are the same at every run, and a CPU's cores are left to the networks.
         variables = {"nnUNet_n_proc_DA": "0", "OMP_NUM_THREADS": "1"} if self.device == "cpu" else {}
-        finished = (made / "validation" / "summary.json").is_file
-        return Step(title, command, f"train_{name}", finished, False, self.kd.schedule.num_epochs, variables)
+        is_validated = self.fold != "all" or self.kd.schedule.validate_all == "always"
+        finished = (validated if is_validated else trained).is_file
+        return Step(titles[name], command, f"train_{name}", finished, False, self.kd.schedule.num_epochs, variables)
 
     def _predict_teachers(self) -> list[Step]:
         assert self.test is not None

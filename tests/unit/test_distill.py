@@ -95,11 +95,12 @@ def test_images_that_are_not_preprocessed_and_unlabeled_ones_have_steps_of_their
 
 
 def test_a_training_is_continued_validated_or_left_alone(toy):
-    folder = toy.results / "nnUNetTrainerKDEnsemble__Small__3d_fullres" / "fold_all"
+    folder = toy.results / "nnUNetTrainerKDEnsemble__Small__3d_fullres" / "fold_0"
     folder.mkdir(parents=True)
 
-    def student():
-        return next(s for group in prepare(request(toy)).steps() for s in group if s.log == "train_student")
+    def student(fold="0"):
+        steps = (s for group in prepare(request(toy, fold=fold)).steps() for s in group)
+        return next(s for s in steps if s.log == "train_student")
 
     assert student().command[-2:] == ["-device", "cpu"]
     (folder / "checkpoint_latest.pth").touch()
@@ -109,6 +110,10 @@ def test_a_training_is_continued_validated_or_left_alone(toy):
     assert not student().is_finished()
     write_summary(folder, 0.8)
     assert student().is_finished()
+    (folder.parent / "fold_all").mkdir()
+    assert not student("all").is_finished()
+    (folder.parent / "fold_all" / "checkpoint_final.pth").touch()
+    assert student("all").is_finished()  # there is nothing to validate on
 
 
 def test_dry_run_prints_and_writes_nothing(toy, capsys):
