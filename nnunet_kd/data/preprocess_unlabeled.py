@@ -1,22 +1,20 @@
 """Unlabeled images -> preprocessed cases, with nnU-Net's own preprocessor, beside the labeled ones."""
 
 import contextlib
-import io
 import json
 import os
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 from tqdm import tqdm
 
 from nnunet_kd.data.image_cases import ImageCase
+from nnunet_kd.data.read_images import ImageError, read_case
 from nnunet_kd.errors import UserError
 from nnunet_kd.files import load_json_file, remove_abandoned, sync_to_disk, temporary_folder, write_json, writing
 from nnunet_kd.softlabels.geometry import IMAGE_FILES, StudentSpace, preprocessing_of
@@ -112,44 +110,32 @@ def _preprocess(space: StudentSpace, case: ImageCase) -> tuple[str, str | None]:
     """Preprocesses and writes one case; a fault of its images is returned, not raised."""
     plans, configuration = space.plans_manager, space.configuration_manager
     try:
-        image, properties = _read(plans.image_reader_writer_class(), case.images)
-        if fault := find_fault(image, len(case.images), len(configuration.patch_size)):
+        with contextlib.redirect_stdout(None):  # the error says what nnU-Net prints
+            image, properties = read_case(plans, configuration, case.images)
+        if fault := find_fault(image, len(configuration.patch_size)):
             return case.name, fault
         preprocessor = configuration.preprocessor_class(verbose=False)
         data, nonzero, properties = preprocessor.run_case_npy(
             image, None, properties, plans, configuration, space.dataset_json
         )
-    except Exception as err:  # whatever a reader or the preprocessor stumbles over is the image's fault
+    except ImageError as err:
+        return case.name, str(err)
+    except Exception as err:  # whatever the preprocessor stumbles over is the image's fault
         return case.name, f"cannot be preprocessed ({type(err).__name__}: {' '.join(str(err).split())[:200]})"
     properties[IMAGE_FILES] = [str(f) for f in case.images]
     _save(space, case.name, data.astype(np.float32, copy=False), nonzero.astype(np.int16, copy=False), properties)
     return case.name, None
 
 
-def _read(reader: Any, files: Iterable[Path]) -> tuple[np.ndarray, dict]:
-    """As nnU-Net reads a case; what nnU-Net only prints becomes the error's message."""
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(printed):
-            return reader.read_images([str(f) for f in files])
-    except Exception as err:
-        raise ValueError(str(err) or " ".join(printed.getvalue().split()) or "unreadable") from err
-
-
-def find_fault(image: np.ndarray, channels: int, dimensions: int) -> str | None:
-    """What makes an image unusable, or None.
+def find_fault(image: np.ndarray, dimensions: int) -> str | None:
+    """What makes an image useless for a training, or None.
 
     Args:
         image: (C, z, y, x) as nnU-Net's reader gives it.
-        channels: expected number of channels.
         dimensions: 2 or 3, of the configuration's patch.
     """
-    if len(image) != channels:
-        return f"holds {len(image)} channels, the data set has {channels}"
     if dimensions == 3 and min(image.shape[1:]) == 1:
         return f"is a single slice, shape {image.shape[1:]}, the configuration is 3D"
-    if not np.isfinite(image).all():
-        return "holds values that are not finite"
     if all(c.min() == c.max() for c in image):
         return "is constant"
     return None

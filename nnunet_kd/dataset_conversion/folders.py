@@ -167,7 +167,8 @@ def _cases(scan: Scan, folder: Path, label_stems: set[str], channels: int) -> di
 def _default_channels(images: Path) -> list[str]:
     first = next((p for p in children(images) if split_ending(p.name)[1]), None)
     if first is not None and split_ending(first.name)[1] == ".png":
-        from nnunet_kd.dataset_conversion.images import ImageError, read_image
+        from nnunet_kd.data.read_images import ImageError
+        from nnunet_kd.dataset_conversion.images import read_image
 
         try:
             _, pixels = read_image(first)

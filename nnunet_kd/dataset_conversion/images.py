@@ -2,24 +2,19 @@
 
 import contextlib
 import locale
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_kd.data.read_images import NIFTI, ImageError, load_nifti, try_reading
 from nnunet_kd.dataset_conversion.scan import split_ending
 
-NIFTI = (".nii.gz", ".nii")
 # A direction is a rotation in floats of 32 bits; an origin is compared in mm.
 DIRECTION_TOLERANCE, ORIGIN_TOLERANCE_MM = 1e-3, 1e-2
-
-
-class ImageError(Exception):
-    """An image file that cannot be used; the text says why, without the file's name."""
 
 
 @dataclass(frozen=True)
@@ -67,19 +62,11 @@ def is_nifti(path: Path) -> bool:
     return split_ending(path.name)[1] in NIFTI
 
 
-def load_nifti(path: Path) -> Any:
-    """Opens a NIfTI file without reading its voxels."""
-    image = _try(nib.load, path)
-    if not isinstance(image, nib.Nifti1Image):
-        raise ImageError("is not a NIfTI file")
-    return image
-
-
 def load_header(path: Path) -> Any:
     """The NIfTI header as it is in the file; ``nibabel.load`` resets the voxels' offset and scaling in its own."""
     image = load_nifti(path)
     with image.file_map["image"].get_prepare_fileobj("rb") as file:
-        return _try(lambda p: type(image.header).from_fileobj(file), path)
+        return try_reading(lambda: type(image.header).from_fileobj(file))
 
 
 def nifti_geometry(header: Any) -> Geometry:
@@ -101,14 +88,11 @@ def read_image(path: Path) -> tuple[Geometry, np.ndarray]:
     """
     if is_nifti(path):
         image = load_nifti(path)
-        voxels = _try(lambda p: np.asanyarray(image.dataobj), path)
-        if voxels.dtype.kind not in "iuf":
-            raise ImageError(f"holds colours or complex values ({voxels.dtype}), expected one number per voxel")
-        return nifti_geometry(image.header), voxels
+        return nifti_geometry(image.header), try_reading(lambda: np.asanyarray(image.dataobj))
     if split_ending(path.name)[1] == ".png" and not path.is_dir():
         from skimage import io
 
-        pixels = _try(io.imread, path)
+        pixels = try_reading(lambda: io.imread(path))
         if pixels.ndim not in (2, 3):
             raise ImageError(f"has {pixels.ndim} dimensions, a PNG has 2, or 3 with its colours")
         return Geometry(pixels.shape[1::-1], (1.0, 1.0), np.eye(4)), pixels
@@ -118,7 +102,7 @@ def read_image(path: Path) -> tuple[Geometry, np.ndarray]:
 
 def read_volume(path: Path) -> sitk.Image:
     """A volume by SimpleITK, from a file or a folder with one DICOM series."""
-    volume = read_series(path) if path.is_dir() else _try(lambda p: sitk.ReadImage(str(p)), path)
+    volume = read_series(path) if path.is_dir() else try_reading(lambda: sitk.ReadImage(str(path)))
     _check_dimensions(volume.GetSize())
     if volume.GetNumberOfComponentsPerPixel() != 1:
         raise ImageError(f"has {volume.GetNumberOfComponentsPerPixel()} values per voxel, expected 1")
@@ -142,7 +126,7 @@ def check_nnunet_reads(path: Path, ending: str) -> None:
     if ending == ".nii.gz" and is_nifti(path):
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))
-        _try(lambda p: reader.ReadImageInformation(), path)
+        try_reading(reader.ReadImageInformation)
 
 
 def read_series(folder: Path) -> sitk.Image:
@@ -162,7 +146,7 @@ def read_series(folder: Path) -> sitk.Image:
         if len(steps) and not np.allclose(steps, np.median(steps), rtol=0.02, atol=0.02):
             raise ImageError(f"slices are between {steps.min():.3g} and {steps.max():.3g} mm apart; some are missing")
         reader.SetFileNames(files)
-        return _try(lambda p: reader.Execute(), folder)
+        return try_reading(reader.Execute)
 
 
 @contextlib.contextmanager
@@ -178,7 +162,7 @@ def same_locale() -> Iterator[None]:
 def _slice_position(file: str) -> list[float]:
     reader = sitk.ImageFileReader()
     reader.SetFileName(file)
-    _try(lambda p: reader.ReadImageInformation(), Path(file))
+    try_reading(reader.ReadImageInformation)
     return [float(v) for v in reader.GetMetaData("0020|0032").split("\\")]
 
 
@@ -187,14 +171,3 @@ def _check_dimensions(shape: tuple[int, ...]) -> None:
         raise ImageError(f"has {len(shape)} dimensions {list(shape)}, expected 3")
     if 0 in shape:
         raise ImageError(f"has no voxels, shape {list(shape)}")
-
-
-def _try(read: Callable[[Path], Any], path: Path) -> Any:
-    """Readers fail in many ways, all of which mean the same to the user."""
-    try:
-        return read(path)
-    except ImageError:
-        raise
-    except Exception as err:
-        lines = [line for line in str(err).splitlines() if line.strip()] or [type(err).__name__]
-        raise ImageError(f"cannot be read ({lines[-1].strip()})") from None

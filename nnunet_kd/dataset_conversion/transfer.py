@@ -11,9 +11,10 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_kd.data.read_images import ImageError, check_finite
 from nnunet_kd.dataset_conversion import headers, images
 from nnunet_kd.dataset_conversion.declare import Case
-from nnunet_kd.dataset_conversion.images import Geometry, ImageError
+from nnunet_kd.dataset_conversion.images import Geometry
 from nnunet_kd.dataset_conversion.scan import abridge, split_ending
 from nnunet_kd.errors import UserError
 
@@ -108,14 +109,13 @@ def _check_image(
         source, voxels = _read(path, rules, log)
         if not source.repaired:
             images.check_nnunet_reads(path, rules.ending)
+        check_finite(voxels)
     except ImageError as err:
         problems.append(f"{path}: {err}.")
         return None
     channels = num_files * (voxels.shape[2] if voxels.ndim == 3 and len(source.geometry.shape) == 2 else 1)
     if channels != rules.num_channels:
         problems.append(f"{path}: the case has {channels} channels, expected {rules.num_channels}.")
-    if not np.issubdtype(voxels.dtype, np.integer) and (bad := int(np.size(voxels) - np.isfinite(voxels).sum())):
-        problems.append(f"{path}: {bad} voxels are NaN or infinite.")
     return source
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_kd.data.read_images import ImageError, read_labels
 from nnunet_kd.errors import UserError
 from nnunet_kd.evaluation.metrics import Label
 from nnunet_kd.files import load_json_file
@@ -111,9 +112,9 @@ def read_segmentation(file: Path, reader: type) -> Segmentation:
         UserError: when it cannot be read, has several channels, or values that are not labels.
     """
     try:
-        image, properties = reader().read_seg(str(file))
-    except Exception as err:  # every format has errors of its own
-        raise UserError(f"{file} cannot be read ({_one_line(err)})") from err
+        image, properties = read_labels(reader(), file)
+    except ImageError as err:
+        raise UserError(f"{file}: {err}") from err
     if image.shape[0] != 1:
         raise UserError(f"{file} has {image.shape[0]} channels, a segmentation has one")
     low, high = image.min(), image.max()

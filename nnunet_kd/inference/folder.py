@@ -10,9 +10,11 @@ import numpy as np
 from tqdm import tqdm
 
 from nnunet_kd.data.image_cases import ImageCase
+from nnunet_kd.data.read_images import ImageError, read_case
 from nnunet_kd.errors import UserError
 from nnunet_kd.files import load_json_file, write_json, write_whole
 from nnunet_kd.inference.coarse_to_fine import CoarseToFine, Result
+from nnunet_kd.teachers import TeacherModel
 
 RECORD = "coarse_to_fine.json"
 
@@ -45,11 +47,11 @@ def predict_folder(method: CoarseToFine, cases: Sequence[ImageCase], output: Pat
     reader = model.plans_manager.image_reader_writer_class
     with ThreadPoolExecutor(1) as loader, ThreadPoolExecutor(1) as writer:
         writing: Future | None = None
-        loading = loader.submit(_read, reader, todo[0]) if todo else None
+        loading = loader.submit(_read, model, todo[0]) if todo else None
         for i, case in enumerate(tqdm(todo, desc="cases", unit="case")):
             assert loading is not None
             image, properties = loading.result()
-            loading = loader.submit(_read, reader, todo[i + 1]) if i + 1 < len(todo) else None
+            loading = loader.submit(_read, model, todo[i + 1]) if i + 1 < len(todo) else None
             result = method.predict(image, properties)
             if not result.found:
                 tqdm.write(f"WARNING: {case.name}: the coarse model found nothing, the whole image is segmented")
@@ -76,11 +78,11 @@ def _open_record(file: Path, method: CoarseToFine, keep_existing: bool) -> dict[
     return record
 
 
-def _read(reader: Any, case: ImageCase) -> tuple[np.ndarray, dict[str, Any]]:
+def _read(model: TeacherModel, case: ImageCase) -> tuple[np.ndarray, dict[str, Any]]:
     try:
-        return reader().read_images([str(f) for f in case.images])
-    except Exception as err:
-        raise UserError(f"{case.images[0]}: cannot be read ({' '.join(str(err).split())[:200]}).") from err
+        return read_case(model.plans_manager, model.configuration_manager, case.images)
+    except ImageError as err:
+        raise UserError(f"{case.images[0]}: {err}.") from err
 
 
 def _write(reader: Any, segmentation: np.ndarray, target: Path, properties: dict[str, Any]) -> None:

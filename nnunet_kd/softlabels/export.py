@@ -15,6 +15,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import LabelManager, convert_labelmap_to_one_hot
 from tqdm import tqdm
 
+from nnunet_kd.data.read_images import ImageError, preprocess_case, read_images
 from nnunet_kd.errors import UserError
 from nnunet_kd.softlabels.ensemble import TeachingEnsemble
 from nnunet_kd.softlabels.geometry import CaseSpace, choose_path, from_original_geometry, reader_of, to_student_space
@@ -127,9 +128,8 @@ class Exporter:
             if choose_path(student, model) == "direct":
                 data, properties = np.asarray(case.image[:], dtype=np.float32), case.properties
             else:
-                data, _, properties = cm.preprocessor_class(verbose=False).run_case(
-                    student.image_files(name), None, model.plans_manager, cm, model.dataset_json
-                )
+                files = student.image_files(name)
+                data, properties = preprocess_case(model.plans_manager, cm, model.dataset_json, files)
             if cm.previous_stage_name is not None:
                 data = np.vstack((data, self._previous_stage(model, name, data)))
             inputs[model.folder] = (torch.from_numpy(data), properties)
@@ -170,7 +170,11 @@ class Exporter:
         probabilities, properties = read_map(folder, case.name, student.label_manager), case.properties
         reader = self.ensemble.maps_reader
         if not same_axes(reader, reader_of(student.plans_manager)):
-            properties = recursive_find_reader_writer_by_name(reader)().read_images(student.image_files(case.name))[1]
+            files = student.image_files(case.name)
+            try:
+                _, properties = read_images(recursive_find_reader_writer_by_name(reader)(), files)
+            except ImageError as err:
+                raise UserError(f"{files[0]}: {err}.") from err
         return from_original_geometry(student, probabilities, properties, case)
 
     def _write(self, store: Any, case: CaseSpace, probabilities: np.ndarray, patch: Sequence[int]) -> None:

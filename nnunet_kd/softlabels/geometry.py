@@ -134,7 +134,7 @@ class StudentSpace:
     def _unlabeled_set(self) -> frozenset[str]:
         return frozenset(self.unlabeled_cases)
 
-    def image_files(self, case: str) -> list[str]:
+    def image_files(self, case: str) -> list[Path]:
         """Raw image files of a case, one per channel.
 
         Raises:
@@ -146,9 +146,9 @@ class StudentSpace:
             raise UserError(f"{self.raw}: raw images are needed for teachers with other preprocessing; set nnUNet_raw.")
         if case not in self._raw_files:
             raise UserError(f"{self.raw / 'imagesTr'}: has no images of case {case}, which is in {self.folder}.")
-        return self._raw_files[case]["images"]
+        return [Path(f) for f in self._raw_files[case]["images"]]
 
-    def _unlabeled_image_files(self, case: str) -> list[str]:
+    def _unlabeled_image_files(self, case: str) -> list[Path]:
         files = [Path(f) for f in self.load_case(case)[3][IMAGE_FILES]]
         if self.raw is not None:  # the data set may have moved since
             files = [f if f.is_file() else self.raw / UNLABELED_IMAGES / f.name for f in files]
@@ -157,7 +157,7 @@ class StudentSpace:
                 f"{gone[0]}: the image of the unlabeled case {case} is not there any more, but a teacher with other "
                 "preprocessing needs it; put it back."
             )
-        return [str(f) for f in files]
+        return files
 
     @cached_property
     def _raw_files(self) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -90,6 +91,31 @@ def test_when_the_box_is_the_image_the_result_is_nnunets(model, tmp_path, spacin
     np.testing.assert_array_equal(read(tmp_path / "out" / "one.nii.gz"), expected)
     record = json.loads((tmp_path / "out" / "coarse_to_fine.json").read_text())
     assert record["cases"]["one"]["found"] is True
+
+
+@pytest.mark.parametrize(
+    ("voxels", "spacing", "sentence"),
+    [
+        (np.nan, 1.0, "1 voxels are NaN or infinite"),
+        (0.0, 1e6, "its spacing cannot be right"),
+        (np.zeros(2, np.float32), 1.0, "holds 2 channels, expected 1"),
+    ],
+    ids=["NaN", "spacing", "4D"],
+)
+def test_an_image_that_nnunet_would_misread_is_refused_in_one_sentence(
+    model, tmp_path, capsys, voxels, spacing, sentence
+):
+    image = np.ones((6, 7, 8, *np.shape(voxels)), np.float32)
+    image[1, 2, 3] = voxels
+    (tmp_path / "in").mkdir()
+    nib.save(nib.Nifti1Image(image, np.diag([spacing] * 3 + [1])), tmp_path / "in" / "one_0000.nii.gz")
+    models = ["--coarse", str(model[1]), "--fine", str(model[1])]
+    with pytest.raises(SystemExit):
+        main(["predict", "-i", str(tmp_path / "in"), "-o", str(tmp_path / "out"), *models, "-device", "cpu"])
+    message = capsys.readouterr().err
+    assert f"one_0000.nii.gz: {'' if 'NaN' in sentence else 'h'}" in message
+    assert sentence in message
+    assert "Traceback" not in message
 
 
 def test_an_empty_coarse_mask_falls_back_to_the_whole_image(model):

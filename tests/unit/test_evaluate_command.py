@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -51,6 +52,14 @@ def evaluate(folders, *more, output=None):
     predictions, references = folders
     words = ["evaluate", "-i", predictions, "-r", references, "-np", "1", *more]
     main([str(w) for w in (*words, *(["-o", output] if output else []))])
+
+
+def test_nan_is_no_background(folders, capsys):
+    """SimpleITK reads it as 0."""
+    labels = np.zeros((10, 8, 6), np.float32)
+    labels[2, 3, 4] = np.nan
+    nib.save(nib.Nifti1Image(labels, np.diag([0.5, 1, 2, 1])), folders[0] / "half.nii.gz")
+    assert "half.nii.gz: 1 voxels are NaN or infinite" in refusal(capsys, folders)
 
 
 def refusal(capsys, folders, *more):
@@ -217,7 +226,7 @@ def test_every_bad_file_is_named_at_once(folders, capsys):
     assert "5 of 7 cases" in sentence
     for part in ("moved.nii.gz differs from its reference in origin [5.0, 0.0, 0.0] against [0.0", "shape (5, 8, 10)"):
         assert part in sentence
-    for part in ("spacing.nii.gz differs", "fraction.nii.gz has values that are not labels", "damaged.nii.gz cannot"):
+    for part in ("spacing.nii.gz differs", "fraction.nii.gz has values that are not labels", "damaged.nii.gz: cannot"):
         assert part in sentence
     assert not (predictions / "summary.json").exists()
 

@@ -193,6 +193,16 @@ def test_soft_labels_that_older_versions_did_not_turn_are_not_taken_for_these(tm
     assert turned["image_reader_writer"] == "NibabelIOWithReorient"
 
 
+def test_a_raw_image_that_cannot_be_used_stops_the_export_with_its_name(tmp_path):
+    space = student(raw(tmp_path, ".nii.gz", GEOMETRIES["LPS"]), "SimpleITKIO", "3d_fullres")
+    image = np.ones(SHAPE, np.float32)
+    image[0, 0, 0] = np.nan
+    nib.save(nib.Nifti1Image(image, np.eye(4)), tmp_path / "imagesTr" / f"{IMAGE}.nii.gz")
+    for theirs in ("SimpleITKIO", "NibabelIO"):
+        with pytest.raises(UserError, match=r"case_0000\.nii\.gz: 1 voxels are NaN or infinite"):
+            dice(ensemble_of(space, theirs, "2d"))
+
+
 @pytest.mark.parametrize(
     ("mine", "theirs", "sentence"),
     [

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import blosc2
+import nibabel as nib
 import numpy as np
 import pytest
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
@@ -58,7 +59,7 @@ def test_images_become_what_nnunet_makes_of_them_beside_the_labeled_data(toy, tm
     np.testing.assert_array_equal(nonzero[:], mask)
     assert previous is None
     assert found["shape_before_cropping"] == properties["shape_before_cropping"]
-    assert space.image_files("new_2") == [str(toy.raw / "more" / "new_2_0000.nii.gz")]
+    assert space.image_files("new_2") == [toy.raw / "more" / "new_2_0000.nii.gz"]
 
     # stock nnU-Net still sees its labeled cases only
     stock = infer_dataset_class(str(space.folder))(str(space.folder))
@@ -159,8 +160,15 @@ def test_bad_images_are_listed_and_skipped_only_on_request(toy, capsys):
     (un / "broken_0000.nii.gz").write_bytes(b"not an image")
     write_image(un / "flat_0000.nii.gz", np.full((8, 8, 8), 3, np.float32))
     write_image(un / "slice_0000.nii.gz", np.random.default_rng(0).normal(size=(1, 8, 8)).astype(np.float32))
+    nan = np.ones((8, 8, 8), np.float32)
+    nan[1, 2, 3], nan[2] = np.nan, 2
+    nib.save(nib.Nifti1Image(nan, np.eye(4)), un / "nan_0000.nii.gz")  # which SimpleITK reads as 0
+    write_image(un / "far_0000.nii.gz", np.eye(8, dtype=np.float32)[None].repeat(8, 0), (1e6, 1e6, 1e6))
     message = refused(capsys)
-    for part in ("3 unlabeled images", "broken: cannot be", "flat: is constant", "slice: is a single"):
+    for part in (
+        *("5 unlabeled images", "broken: cannot be", "flat: is constant", "slice: is a single"),
+        *("nan: 1 voxels are NaN or infinite", "far: has 8 x 8 x 8 voxels of 1e+06 x 1e+06 x 1e+06 mm"),
+    ):
         assert part in message
     assert space_of(toy).unlabeled_cases == ["good"]
     main([*COMMAND, "--skip-bad"])
@@ -173,13 +181,10 @@ def test_bad_images_are_listed_and_skipped_only_on_request(toy, capsys):
     assert "unnamed.nii.gz: is not named CASE_0000.nii.gz" in message
 
 
-def test_several_channels_must_fit():
-    image = np.random.default_rng(0).normal(size=(2, 4, 4, 4)).astype(np.float32)
-    assert find_fault(image, 2, 3) is None
-    assert "2 channels" in str(find_fault(image, 1, 3))
-    assert find_fault(image[:, :1], 2, 2) is None
-    image[1, 2, 2, 2] = np.nan
-    assert "not finite" in str(find_fault(image, 2, 3))
+def test_a_single_slice_is_an_image_in_2d_only():
+    image = np.random.default_rng(0).normal(size=(2, 1, 4, 4)).astype(np.float32)
+    assert find_fault(image, 2) is None
+    assert "single slice" in str(find_fault(image, 3))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from tqdm import tqdm
 
 from nnunet_kd.config import Ensemble
+from nnunet_kd.data.read_images import preprocess_case
 from nnunet_kd.evaluation.benchmark.competitors import Competitor, Conditions
 from nnunet_kd.teachers import TeacherModel, load_predictor
 
@@ -75,10 +76,8 @@ def _load(model: TeacherModel, mirroring: bool, device: torch.device) -> list[nn
 
 def _preprocess(model: TeacherModel, files: Sequence[Path]) -> torch.Tensor:
     with contextlib.redirect_stdout(None):
-        data, *_ = model.configuration_manager.preprocessor_class(verbose=False).run_case(
-            [str(f) for f in files], None, model.plans_manager, model.configuration_manager, model.dataset_json
-        )
-    return torch.from_numpy(np.asarray(data, dtype=np.float32))
+        data, _ = preprocess_case(model.plans_manager, model.configuration_manager, model.dataset_json, files)
+    return torch.from_numpy(data)
 
 
 @contextlib.contextmanager

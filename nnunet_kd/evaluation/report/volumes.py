@@ -11,6 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
+from nnunet_kd.data.read_images import ImageError, read_images
 from nnunet_kd.errors import UserError
 from nnunet_kd.evaluation.segmentations import LabelDefinition, find_reader, read_segmentation
 
@@ -118,9 +119,9 @@ class Volumes:
         if file is None:
             return None
         try:
-            return self.reader().read_images([str(file)])[0][0]
-        except Exception as err:  # every format has errors of its own
-            raise UserError(f"{file}: cannot be read ({str(err).splitlines()[0]}).") from err
+            return read_images(self.reader(), [file])[0][0]
+        except ImageError as err:
+            raise UserError(f"{file}: {err}.") from err
 
     def probabilities(self, folder: Path, case: str) -> np.ndarray | None:
         """What ``nnUNetv2_predict --save_probabilities`` wrote: float (classes or regions, z, y, x), or None.
