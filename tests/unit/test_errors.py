@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """What ends a command: a sentence on standard error and exit code 2, for users' mistakes and the system's refusals."""
-=======
-"""What ends a command: a sentence on standard error and exit code 2, for mistakes of users and of the system."""
->>>>>>> 5f76b9b (style: unused import, line length)
 
 import errno
 import os
