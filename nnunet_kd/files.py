@@ -1,15 +1,18 @@
 """Files that are whole or absent, and JSON with messages for users."""
 
 import contextlib
+import csv
+import ctypes
 import hashlib
 import json
 import os
 import platform
 import re
 import shutil
+import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ import psutil
 
 from nnunet_kd.errors import UserError
 
+FORMULA_STARTS = "=+-@\t\r\n"
 UNTOUCHED_SECONDS = 7 * 24 * 3600  # after so long a temporary of another machine counts as abandoned
 
 
@@ -91,12 +95,16 @@ def remove_abandoned(folder: Path, prefix: str = "") -> None:
 def replace_folder(new: Path, target: Path) -> None:
     """Gives a finished folder its final name; an earlier one of that name is there, whole, until then.
 
-    Killed between its two renames, it leaves the earlier one under a temporary name, from which
+    The two change places in one step where the system can (Linux, on most file systems). Elsewhere there are two
+    renames; killed between them, it leaves the earlier folder under a temporary name, from which
     :func:`restore_replaced` brings it back.
 
     Raises:
         OSError: when a folder cannot be renamed; the earlier one is in its place then.
     """
+    if os.path.lexists(target) and _exchange(new, target):
+        _remove(new)
+        return
     old = temporary_path(target.parent, prefix=f"{target.name}.replaced-")
     if os.path.lexists(target):
         target.rename(old)
@@ -107,6 +115,17 @@ def replace_folder(new: Path, target: Path) -> None:
             old.rename(target)
         raise
     _remove(old)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Two paths change places in one step; False where the system or the file system cannot do so."""
+    if sys.platform != "linux":
+        return False
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)  # glibc 2.28, musl 1.2.4
+    if rename is None:
+        return False
+    current_folder, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename(current_folder, os.fsencode(first), current_folder, os.fsencode(second), exchange) == 0
 
 
 def restore_replaced(target: Path) -> None:
@@ -169,6 +188,17 @@ def _machine() -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
 
 
+def check_writable(folder: Path) -> None:
+    """Refuses, before the work, a folder that could not be made or written to after it.
+
+    Raises:
+        UserError: names what is in the way.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise UserError(f"{there}: not a folder that can be written to; choose another with -o.")
+
+
 def sync_to_disk(file: Path) -> None:
     """Returns when the file's content is on the disk."""
     with file.open("rb") as f:
@@ -178,6 +208,25 @@ def sync_to_disk(file: Path) -> None:
 def write_json(target: Path, content: Any) -> None:
     """Writes JSON, whole or not at all."""
     write_whole(target, lambda f: f.write_text(json.dumps(content, indent=4), encoding="utf-8"))
+
+
+def write_csv(target: Path, rows: Iterable[Sequence[object]]) -> None:
+    """Writes CSV, whole or not at all. Text that spreadsheets would run as a formula gets a leading apostrophe.
+
+    Args:
+        target: the file.
+        rows: headings first; numbers stay numbers, None is an empty field.
+    """
+
+    def save(file: Path) -> None:
+        with file.open("w", newline="", encoding="utf-8") as f:
+            csv.writer(f).writerows([_harmless(value) for value in row] for row in rows)
+
+    write_whole(target, save)
+
+
+def _harmless(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and value[:1] in FORMULA_STARTS and value else value
 
 
 def load_json_file(file: Path) -> dict[str, Any]:

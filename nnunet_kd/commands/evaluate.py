@@ -42,6 +42,7 @@ def run(args: argparse.Namespace) -> None:
     from nnunet_kd.errors import UserError
     from nnunet_kd.evaluation.folder import evaluate_folder, write_evaluation
     from nnunet_kd.evaluation.metrics import MetricSettings
+    from nnunet_kd.files import check_writable
 
     if args.np is not None and args.np < 1:
         raise UserError(f"-np {args.np}: expected a number of processes, 1 or more.")
@@ -57,17 +58,6 @@ def run(args: argparse.Namespace) -> None:
     write_evaluation(summary, output)
     print(format_means(summary))
     print(f"Wrote {output / 'summary.json'} and {output / 'metrics.csv'}")
-
-
-def check_writable(folder: Path) -> None:
-    """Refuses, before the work, a folder that could not be made or written to after it."""
-    import os
-
-    from nnunet_kd.errors import UserError
-
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK)):
-        raise UserError(f"{there}: not a folder that can be written to; choose another with -o.")
 
 
 def parse_tolerances(words: Sequence[str]) -> tuple[float | None, dict[str, float]]:

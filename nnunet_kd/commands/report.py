@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
         roles=choose_roles([m.name for m in methods], args.student, args.ensemble, args.twin),
         references=args.reference,
         dataset_json=args.djfile or find_dataset_json(methods[0].folder, args.reference),
-        output=args.o.expanduser().absolute(),
+        output=args.o.expanduser().resolve(),
         images=args.images,
         models=tuple(parse_model(text) for text in args.model),
         benchmark=args.benchmark,

@@ -3,6 +3,7 @@
 Workers import this module: nothing here may import torch when it is loaded.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,9 @@ def _checked(
     nifti = [load_nifti(file) for file in files if file.name.lower().endswith(NIFTI)]
     if empty := [n for n in nifti if 0 in n.shape]:
         raise ImageError(f"has no voxels, shape {list(empty[0].shape)}")
-    image, properties = try_reading(read)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", np.exceptions.ComplexWarning)  # nnU-Net's readers drop the imaginary part
+        image, properties = try_reading(read)
     if image.ndim != 4 or image.size == 0:
         raise ImageError(f"has no voxels or too many axes, shape {list(image.shape)}")
     spacing = try_reading(lambda: np.asarray(properties["spacing"], dtype=float))

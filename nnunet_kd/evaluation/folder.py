@@ -1,6 +1,5 @@
 """All metrics of a folder of predictions, in the form of nnU-Net's ``summary.json``."""
 
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -16,7 +15,7 @@ from nnunet_kd.evaluation.cases import CaseResult, evaluate_case, in_parallel
 from nnunet_kd.evaluation.metrics import EMPTY_RULE_OF, EMPTY_RULES, ONE_EMPTY, MetricSettings
 from nnunet_kd.evaluation.segmentations import LabelDefinition, find_reader
 from nnunet_kd.evaluation.table import METRICS, OWN_KEY, Evaluation, distance_unit, nan_mean
-from nnunet_kd.files import list_folder, write_json, write_whole
+from nnunet_kd.files import list_folder, write_csv, write_json
 
 LISTED = 10
 
@@ -105,15 +104,14 @@ def write_evaluation(summary: Mapping[str, Any], folder: Path) -> None:
     # not "nan", which programs that read CSV take for a missing value
     rule, tolerances = EMPTY_RULE_OF[table.settings["empty_masks"]], table.settings["nsd_tolerance_mm"]
 
-    def save(file: Path) -> None:
-        with file.open("w", newline="", encoding="utf-8") as f:
-            writer = csv.writer(f)
-            writer.writerow(["case", "label", *table.metrics, "nsd_tolerance_mm", "empty_masks", "distance_unit"])
-            for case, values in zip(table.cases, table.values, strict=True):
-                for label, row in zip(table.labels, values.tolist(), strict=True):
-                    writer.writerow([case, label, *row, tolerances[label], rule, distance_unit(table.settings)])
-
-    write_whole(folder / "metrics.csv", save)
+    unit = distance_unit(table.settings)
+    rows = (
+        (case, label, *row, tolerances[label], rule, unit)
+        for case, values in zip(table.cases, table.values.tolist(), strict=True)
+        for label, row in zip(table.labels, values, strict=True)
+    )
+    header = ("case", "label", *table.metrics, "nsd_tolerance_mm", "empty_masks", "distance_unit")
+    write_csv(folder / "metrics.csv", (header, *rows))
     write_json(folder / "summary.json", summary)
 
 

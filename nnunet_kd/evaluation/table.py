@@ -75,19 +75,19 @@ class Evaluation:
         """
         settings = summary.get(OWN_KEY, {})
         try:
+            names = {**settings.get("labels", {}), **(label_names or {})}
             rows = {case_name(row["prediction_file"]): row["metrics"] for row in summary["metric_per_case"]}
             keys = sorted({key for metrics in rows.values() for key in metrics} - {"0", "(0,)"}, key=_order)
             known = {name for metrics in rows.values() for key in keys for name in metrics[key]}
-        except (KeyError, TypeError, AttributeError):
+            cases, metrics = sorted(rows), [m for m in METRICS if m in known]
+            values = [[[_number(rows[c][k].get(m)) for m in metrics] for k in keys] for c in cases]
+            labels = tuple(str(names.get(k, k)) for k in keys)
+        except (KeyError, TypeError, AttributeError, ValueError):
             raise UserError("not a summary.json of nnU-Net; make one with: nnUNetv2_kd evaluate.") from None
         if not rows or not keys:
             raise UserError("the summary.json holds no case or no foreground label.")
         if len(rows) < len(summary["metric_per_case"]):
             raise UserError("the summary.json holds a case twice; evaluate one folder of predictions at a time.")
-        names = {**settings.get("labels", {}), **(label_names or {})}
-        cases, metrics = sorted(rows), [m for m in METRICS if m in known]
-        values = [[[_number(rows[c][k].get(m)) for m in metrics] for k in keys] for c in cases]
-        labels = tuple(names.get(k, k) for k in keys)
         return cls(tuple(cases), labels, tuple(metrics), np.array(values, dtype=float), settings)
 
 

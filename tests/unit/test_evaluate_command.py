@@ -11,8 +11,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
 from nnunet_kd.cli import main
+from nnunet_kd.errors import UserError
+from nnunet_kd.evaluation.segmentations import read_segmentation
 from nnunet_kd.evaluation.table import METRICS, load_evaluation
 
 SPACING_XYZ = (0.5, 1.0, 2.0)
@@ -229,6 +232,25 @@ def test_every_bad_file_is_named_at_once(folders, capsys):
     for part in ("spacing.nii.gz differs", "fraction.nii.gz has values that are not labels", "damaged.nii.gz: cannot"):
         assert part in sentence
     assert not (predictions / "summary.json").exists()
+
+
+def test_complex_numbers_and_dangling_links_are_no_segmentations(folders, capsys):
+    predictions, references = folders
+    write_image(references / "complex.nii.gz", np.ones((6, 8, 10), np.uint8))
+    write_image(predictions / "complex.nii.gz", np.full((6, 8, 10), 1 + 1j, np.complex64))
+    (references / "link.nii.gz").symlink_to("same.nii.gz")
+    (predictions / "link.nii.gz").symlink_to("nowhere.nii.gz")
+    sentence = refusal(capsys, folders)
+    for part in ("2 of 4 cases", "complex.nii.gz: holds colours or complex", "link.nii.gz: cannot be read"):
+        assert part in sentence
+
+
+def test_the_imaginary_part_is_not_dropped(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    file = tmp_path / "complex.tiff"
+    tifffile.imwrite(file, np.full((2, 3, 4), 1 + 1j, np.complex64), photometric="minisblack")
+    with pytest.raises(UserError, match=r"complex\.tiff: cannot be read .*imaginary"):
+        read_segmentation(file, Tiff3DIO)
 
 
 def test_a_prediction_without_reference_is_refused(folders, capsys):

@@ -74,10 +74,14 @@ def test_unknown_names_are_refused_with_what_is_there(summary, name):
         ({}, "not a summary.json"),
         ({"metric_per_case": [3]}, "not a summary.json"),
         ({"metric_per_case": [row("a", _1={"Dice": 1}), row("b", _2={"Dice": 1})]}, "not a summary.json"),
+        ({"metric_per_case": [row("a", _1=3)]}, "not a summary.json"),
+        ({"metric_per_case": [row("a", _1={"Dice": "best"})]}, "not a summary.json"),
+        ({"metric_per_case": [row("a", _1={"Dice": 1})], "nnunet_kd": {"labels": 7}}, "not a summary.json"),
+        ({"metric_per_case": [row("a", _1={"Dice": 1})], "nnunet_kd": 7}, "not a summary.json"),
         ({"metric_per_case": []}, "no case"),
         ({"metric_per_case": [row("a", _1={"Dice": 1})] * 2}, "twice"),
     ],
-    ids=["empty", "not rows", "labels differ", "no case", "double"],
+    ids=["empty", "not rows", "labels differ", "no metrics", "no number", "label names", "own", "no case", "double"],
 )
 def test_what_is_no_summary_is_one_sentence_that_names_the_file(tmp_path, content, message):
     file = tmp_path / "summary.json"

@@ -1,9 +1,11 @@
 """Files are whole or absent, and what killed processes left behind goes."""
 
+import csv
 import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -13,8 +15,11 @@ from nnunet_kd.errors import UserError
 from nnunet_kd.files import (
     UNTOUCHED_SECONDS,
     remove_abandoned,
+    replace_folder,
+    restore_replaced,
     temporary_folder,
     temporary_path,
+    write_csv,
     write_json,
     write_whole,
 )
@@ -131,3 +136,54 @@ def test_cleaning_up_does_not_hide_the_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(files.Path, "write_text", read_only)
     with pytest.raises(UserError, match="Read-only file system"):
         write_json(tmp_path / "x.json", {})
+
+
+def make_folder(path, text):
+    path.mkdir()
+    (path / "page").write_text(text)
+    return path
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can exchange two folders")
+def test_a_folder_is_replaced_in_one_step(tmp_path, monkeypatch):
+    """Whenever it is killed, the old or the new one is there: nothing is renamed away."""
+    target, new = make_folder(tmp_path / "report", "old"), make_folder(tmp_path / "new", "new")
+    monkeypatch.setattr(Path, "rename", lambda *_: pytest.fail("renamed"))
+    monkeypatch.setattr(files, "_remove", lambda _: None)  # killed before the old one is removed
+    replace_folder(new, target)
+    assert (target / "page").read_text() == "new"
+    assert (new / "page").read_text() == "old"
+
+
+REPLACED_AND_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from nnunet_kd import files
+files._exchange = lambda *_: False
+rename = Path.rename
+def once(self, other):
+    rename(self, other)
+    os.kill(os.getpid(), signal.SIGKILL)
+Path.rename = once
+files.replace_folder(Path(sys.argv[1], "new"), Path(sys.argv[1], "report"))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_without_an_exchange_the_next_run_brings_the_old_folder_back(tmp_path):
+    make_folder(tmp_path / "report", "old")
+    make_folder(tmp_path / "new", "new")
+    subprocess.run([sys.executable, "-c", REPLACED_AND_KILLED, str(tmp_path)], check=False)
+    assert not (tmp_path / "report").exists()
+    restore_replaced(tmp_path / "report")
+    assert (tmp_path / "report" / "page").read_text() == "old"
+    assert names(tmp_path) == ["new", "report"]
+
+
+def test_text_that_a_spreadsheet_would_run_is_text(tmp_path):
+    texts = ["=1+1", "+1", "-x", "@SUM(A1)", "\t=1", "a=b", "", "-"]
+    write_csv(tmp_path / "x.csv", [["case", "value"], *([t, -1.5] for t in texts), [None, 3]])
+    with (tmp_path / "x.csv").open(newline="") as f:
+        rows = list(csv.reader(f))
+    assert [r[0] for r in rows] == ["case", "'=1+1", "'+1", "'-x", "'@SUM(A1)", "'\t=1", "a=b", "", "'-", ""]
+    assert [r[1] for r in rows[1:]] == ["-1.5"] * len(texts) + ["3"]

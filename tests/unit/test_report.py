@@ -1,10 +1,13 @@
 """``nnUNetv2_kd report`` on a small comparison: every file says the same, and what an independent count says."""
 
 import csv
+import errno
 import json
 import math
+import os
 import re
 from html.parser import HTMLParser
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,6 +16,8 @@ from matplotlib.image import imread
 from scipy.stats import wilcoxon
 
 from nnunet_kd.cli import main
+from nnunet_kd.evaluation.report import build
+from nnunet_kd.evaluation.report.plots import Plots
 from tests.report_data import CASES, METHODS, MISSED_BY_TWIN, WITHOUT_TUMOR, arguments
 
 MINUS = "\u2212"
@@ -277,6 +282,64 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(comparison, tmp_path, caps
     assert len(error) == 1
     assert said in error[0]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_fails_keeps_the_old_report_and_leaves_nothing(comparison, tmp_path, capsys, monkeypatch, code):
+    output = make_old_report(tmp_path / "out")
+    monkeypatch.setattr(build, "draw_plots", Mock(side_effect=OSError(code, os.strerror(code))))
+    with pytest.raises(SystemExit) as stop:
+        main(arguments(comparison, output, ("ensemble", "student"), "--overwrite"))
+    assert stop.value.code == 2
+    assert os.strerror(code) in capsys.readouterr().err.splitlines()[-1]
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert (output / "report.html").read_text() == "old"
+
+
+def make_old_report(folder):
+    folder.mkdir()
+    for name in ("report.html", "report.json"):
+        (folder / name).write_text("old")
+    return folder
+
+
+def test_the_next_run_finds_what_a_killed_one_left(comparison, tmp_path, monkeypatch):
+    """The old report, put aside, is the report; a half-made one goes; the folder is replaced through a link too."""
+    gone = f"00000000-{2**30}-1-{'0' * 32}"
+    for name in (f".out.replaced-{gone}", f".report-{gone}"):
+        os.utime(make_old_report(tmp_path / name), (0, 0))
+        for file in (tmp_path / name).iterdir():
+            os.utime(file, (0, 0))
+    (tmp_path / "link").symlink_to("out")
+    output = tmp_path / "link"
+    monkeypatch.setattr(build, "draw_plots", Mock(return_value=Plots()))
+    monkeypatch.setattr(build, "write_report", lambda report, plots, folder: (folder / "report.html").write_text("new"))
+    with pytest.raises(SystemExit):
+        main(arguments(comparison, output, ("ensemble", "student")))
+    assert (tmp_path / "out" / "report.html").read_text() == "old"
+    main(arguments(comparison, output, ("ensemble", "student"), "--overwrite"))
+    assert (tmp_path / "out" / "report.html").read_text() == "new"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "out"]
+
+
+def test_names_are_no_html_no_formula_and_no_mathematics(comparison, tmp_path, monkeypatch):
+    names = "<script>alert(1)</script>", "+1|`a` $\\frac$"
+    monkeypatch.setattr(build, "choose_shown", lambda *_: [])
+    words = ["report", "--reference", str(comparison / "references"), "-djfile", str(comparison / "dataset.json")]
+    for name, folder in zip(names, ("ensemble", "student"), strict=True):
+        words += ["--method", f"{name}={comparison / folder}"]
+    main([*words, "-np", "1", "-o", str(tmp_path / "out"), "--title", "<b>bold</b>", "--metrics", "Dice"])
+    markdown = (tmp_path / "out" / "report.md").read_text()
+    prose = re.sub(r"(`+).*?[^`]\1(?!`)", "", markdown, flags=re.DOTALL)  # without code
+    assert not re.search(r"<\w", prose)
+    assert "&lt;script" in prose
+    assert "&lt;b&gt;bold" in prose.splitlines()[0]
+    header = next(line for line in markdown.splitlines() if line.startswith("| case |"))
+    assert len(re.findall(r"(?<!\\)\|", header)) == 4
+    assert "<script" not in (tmp_path / "out" / "report.html").read_text()
+    rows = rows_of(tmp_path / "out" / "tables" / "scores.csv")
+    assert {r["method"] for r in rows} == {names[0], f"'{names[1]}"}
+    assert all(float(r["mean"]) == float(r["mean"]) for r in rows if r["mean"])
 
 
 def test_a_folder_of_someone_else_is_never_replaced(comparison, tmp_path, capsys):

@@ -9,7 +9,7 @@ import pytest
 
 from nnunet_kd.errors import UserError
 from nnunet_kd.evaluation.report.calibration import entropy, near_foreground, reliability
-from nnunet_kd.evaluation.report.costs import Cost, pareto_front, ratio, same_time
+from nnunet_kd.evaluation.report.costs import Cost, collect_costs, load_benchmark, pareto_front, ratio, same_time
 from nnunet_kd.evaluation.report.formats import number, probability, significant
 from nnunet_kd.evaluation.report.methods import choose_roles, file_stems
 from nnunet_kd.evaluation.report.optimism import find_exposure
@@ -108,6 +108,37 @@ def test_ratio_is_a_geometric_mean_of_the_same_cases():
 
 
 @pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ({"models": 7}, "not a benchmark"),
+        ({"models": {"student": []}}, "not a benchmark"),
+        ({"device": ["cpu"]}, "device"),
+        ({"network_seconds": [1.0, -0.5]}, "models.student.network_seconds"),
+        ({"network_seconds": [1.0, math.nan]}, "models.student.network_seconds"),
+        ({"network_seconds": 3}, "models.student.network_seconds"),
+        ({"network_seconds_of_runs": ["1"]}, "models.student.network_seconds_of_runs"),
+        ({"peak_rss_mb": [math.inf]}, "models.student.peak_rss_mb"),
+        ({"peak_rss_mb": [True]}, "models.student.peak_rss_mb"),
+        ({"cost": 3}, "models.student.cost"),
+        ({"cost": {"parameters": -4}}, "models.student.cost.parameters: found -4"),
+        ({"cost": {"parameters": 10**40}}, "models.student.cost.parameters"),
+        ({"cost": {"flops_per_case": "many"}}, "models.student.cost.flops_per_case"),
+    ],
+    ids=str,
+)
+def test_a_benchmark_of_impossible_numbers_is_refused(tmp_path, broken, message):
+    content = {"device": "cpu", "models": {"student": {"network_seconds": [1.0], "cost": {"parameters": 4}}}}
+    (tmp_path / "benchmark.json").write_text(json.dumps(content))
+    found = load_benchmark(tmp_path / "benchmark.json", ["student", "twin"])
+    assert collect_costs(["student", "twin"], {}, found)["student"] == Cost("student", None, 4, network_seconds=(1.0,))
+    top = {k: v for k, v in broken.items() if k in content}
+    content = content | top if top else {"models": {"student": broken}}
+    (tmp_path / "benchmark.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message):
+        load_benchmark(tmp_path / "benchmark.json", ["student"])
+
+
+@pytest.mark.parametrize(
     ("names", "expected"),
     [
         (["ensemble", "student", "twin"], ("student", "ensemble", "twin")),
@@ -138,6 +169,9 @@ def test_file_names_are_harmless_and_distinct():
         "../..": "method",
         "A_B": "A_B_3",
     }
+    long, other = file_stems(["n" * 260, "n" * 261]).values()
+    assert long != other
+    assert len(f"paired_{long}_{other}_HD95.png") < 255
 
 
 def test_styles_tell_many_methods_apart_without_colour():

@@ -1,10 +1,7 @@
 """Makes a report: checks what was asked, measures, draws, and puts the whole folder in place at the end."""
 
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +26,7 @@ from nnunet_kd.evaluation.report.volumes import Volumes
 from nnunet_kd.evaluation.segmentations import LabelDefinition
 from nnunet_kd.evaluation.statistics import PairedComparison, compare_paired
 from nnunet_kd.evaluation.table import Evaluation
+from nnunet_kd.files import replace_folder, restore_replaced, temporary_folder
 from nnunet_kd.teachers import TeacherModel
 
 
@@ -38,6 +36,7 @@ def build_report(request: Request) -> Report:
     Raises:
         UserError: for whatever of the request cannot be had.
     """
+    restore_replaced(request.output)
     check_output(request.output, request.overwrite)
     names = [m.name for m in request.methods]
     check_inputs(request)
@@ -89,14 +88,12 @@ def build_report(request: Request) -> Report:
 def _write(report: Report, request: Request, volumes: Volumes, unsure: SoftLabelEntropy | None) -> None:
     """Makes the folder beside its place and moves it there when it is whole."""
     request.output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".report-", dir=request.output.parent) as temporary:
-        folder = Path(temporary) / "report"
+    with temporary_folder(request.output.parent, "report-") as temporary:
+        folder = temporary / "report"
         (folder / "plots").mkdir(parents=True)
         plots = draw_plots(report, {m.name: m for m in request.methods}, volumes, unsure, folder / "plots")
         write_report(report, plots, folder)
-        if request.output.exists():
-            shutil.rmtree(request.output)
-        folder.rename(request.output)
+        replace_folder(folder, request.output)
 
 
 def _evaluate(request: Request) -> dict[str, Evaluation]:

@@ -12,6 +12,16 @@ from nnunet_kd.evaluation.statistics import bootstrap_interval
 from nnunet_kd.files import load_json_file
 
 COUNTED = ("networks", "parameters", "passes_per_case", "flops_per_case")
+MEASURED = {  # key in benchmark.json -> field of Cost
+    "network_seconds": "network_seconds",
+    "network_seconds_of_runs": "network_seconds_of_runs",
+    "predict_seconds_per_case": "predict_seconds",
+    "peak_rss_mb": "memory_mb",
+    "peak_device_mb": "device_mb",
+    "cpu_time_percent_s": "cpu_time_percent_s",
+    "device_memory_time_mb_s": "device_memory_time_mb_s",
+}
+MOST = 1e30  # more than anything that is counted
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,7 @@ def load_benchmark(file: Path, methods: Sequence[str]) -> dict[str, Any]:
     """Reads what ``nnUNetv2_kd benchmark`` wrote.
 
     Raises:
-        UserError: when it is not a benchmark, or none of its models is a method.
+        UserError: when it is not a benchmark, none of its models is a method, or a value is no amount.
     """
     content = load_json_file(file)
     models = content.get("models")
@@ -78,7 +88,29 @@ def load_benchmark(file: Path, methods: Sequence[str]) -> dict[str, Any]:
         raise UserError(
             f"{file}: benchmarked {', '.join(models)}, but the methods are {', '.join(methods)}; use the same names."
         )
+    if not isinstance(content.get("device", ""), str):
+        raise UserError(f"{file}: device: found {content['device']!r}, expected text.")
+    for name, model in models.items():
+        _check_model(model, f"{file}: models.{name}")
     return content
+
+
+def _check_model(model: Mapping[str, Any], where: str) -> None:
+    """Refuses values of a benchmarked model that are no amounts."""
+    for key in MEASURED:
+        values = model.get(key)
+        if values is not None and not (isinstance(values, list) and all(map(_is_amount, values))):
+            raise UserError(f"{where}.{key}: found {values!r}, expected a list of numbers, 0 or more.")
+    counts = model.get("cost") or {}
+    if not isinstance(counts, Mapping):
+        raise UserError(f"{where}.cost: found {counts!r}, expected an object.")
+    for key in COUNTED:
+        if counts.get(key) is not None and not _is_amount(counts[key]):
+            raise UserError(f"{where}.cost.{key}: found {counts[key]!r}, expected a number, 0 or more.")
+
+
+def _is_amount(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < MOST
 
 
 def collect_costs(
@@ -98,17 +130,9 @@ def collect_costs(
         counts = counted.get(name) or model.get("cost") or {}
         if not counts and not model:
             continue
-        costs[name] = Cost(
-            name,
-            **{key: counts.get(key) for key in COUNTED},
-            network_seconds=_numbers(model.get("network_seconds")),
-            network_seconds_of_runs=_numbers(model.get("network_seconds_of_runs")),
-            predict_seconds=_numbers(model.get("predict_seconds_per_case")),
-            memory_mb=_numbers(model.get("peak_rss_mb")),
-            device_mb=_numbers(model.get("peak_device_mb")),
-            cpu_time_percent_s=_numbers(model.get("cpu_time_percent_s")),
-            device_memory_time_mb_s=_numbers(model.get("device_memory_time_mb_s")),
-        )
+        amounts: dict[str, Any] = {key: counts.get(key) for key in COUNTED}
+        amounts |= {field: tuple(map(float, model.get(key) or ())) for key, field in MEASURED.items()}
+        costs[name] = Cost(name, **amounts)
     return costs
 
 
@@ -165,7 +189,3 @@ def pareto_front(
         )
 
     return sorted((i for i in points if not beaten(i)), key=lambda i: cost[i])
-
-
-def _numbers(values: Any) -> tuple[float, ...]:
-    return tuple(float(v) for v in values) if values is not None else ()

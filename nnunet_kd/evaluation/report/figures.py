@@ -150,8 +150,11 @@ def _log_ticks(ax: Axes, values: Sequence[float]) -> None:
     """Plain numbers; also between the powers of ten where the values span less than two of them."""
     span = np.log10(max(values) / min(values)) if values else 0
     ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if span < 2 else (1.0,), numticks=12))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}" if 1e-3 <= v < 1e4 else f"{v:.0e}"))
+    ax.xaxis.set_major_formatter(_PLAIN)
     ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+_PLAIN = FuncFormatter(lambda v, _: f"{v:g}" if 1e-3 <= v < 1e4 else f"{v:.0e}")
 
 
 def reliability_plot(curves: Mapping[str, Reliability], styles: Styles) -> Figure:
@@ -172,6 +175,7 @@ def reliability_plot(curves: Mapping[str, Reliability], styles: Styles) -> Figur
     ax.set_aspect("equal")
     ax.legend(loc="upper left")
     share.set(xlabel="confidence (middle of each bin)", ylabel="share of voxels", xlim=(low, 1.01), yscale="log")
+    share.yaxis.set_major_formatter(_PLAIN)
     for a in (ax, share):
         a.grid(color=FAINT, lw=0.4, alpha=0.4)
         a.set_axisbelow(True)

@@ -1,13 +1,15 @@
 """Writes a report: page, Markdown, JSON and CSV."""
 
-import csv
 import dataclasses
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from nnunet_kd.evaluation.report import formats
 from nnunet_kd.evaluation.report.content import Report, flat_test, to_json
@@ -15,6 +17,7 @@ from nnunet_kd.evaluation.report.overlays import class_line
 from nnunet_kd.evaluation.report.plots import Plots
 from nnunet_kd.evaluation.report.tables import (
     MARK,
+    Cell,
     Table,
     accuracy_table,
     calibration_table,
@@ -25,29 +28,13 @@ from nnunet_kd.evaluation.report.tables import (
     test_tables,
 )
 from nnunet_kd.evaluation.table import distance_unit
-from nnunet_kd.files import write_json
-
-TEMPLATES = {"report.html": "report.html.j2", "report.md": "report.md.j2"}
+from nnunet_kd.files import write_csv, write_json
 
 
 def write_report(report: Report, plots: Plots, folder: Path) -> None:
     """Writes everything but the plots, which are there already, into ``folder``."""
     write_json(folder / "report.json", to_json(report))
     _write_csv_files(report, folder / "tables")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("nnunet_kd.evaluation.report", "templates"),
-        autoescape=lambda name: name is not None and ".html" in name,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        number=formats.number,
-        metric=formats.of_metric,
-        significant=formats.significant,
-        cell=_markdown_cell,
-        shell=_shell_lines,
-    )
     content = {
         "report": report,
         "n": report.numbers,
@@ -57,8 +44,27 @@ def write_report(report: Report, plots: Plots, folder: Path) -> None:
         "settings_lines": _settings_lines(report.settings),
         "class_lines": [class_line(i) for i in range(len(report.numbers.labels))],
     }
-    for name, template in TEMPLATES.items():
-        (folder / name).write_text(environment.get_template(template).render(content), encoding="utf-8")
+    for name, environment in (("report.html", _environment(autoescape=True)), ("report.md", _markdown())):
+        (folder / name).write_text(environment.get_template(f"{name}.j2").render(content), encoding="utf-8")
+
+
+def _environment(**options: Any) -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("nnunet_kd.evaluation.report", "templates"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        **options,
+    )
+    environment.filters["shell"] = _shell_lines
+    return environment
+
+
+def _markdown() -> jinja2.Environment:
+    """What templates for Markdown need: everything that is not marked as safe is text, never HTML."""
+    environment = _environment(finalize=_markdown_text)
+    environment.filters.update(cell=_markdown_cell, code=_code_span, block=_code_block)
+    return environment
 
 
 def _tables(report: Report) -> list[Table]:
@@ -98,9 +104,32 @@ def _shell_lines(arguments: Sequence[str]) -> str:
     return " \\\n    ".join(shlex.join(line) for line in lines)
 
 
-def _markdown_cell(cell: Any) -> str:
-    text = cell.text.replace("|", "\\|") + (MARK if cell.mark else "")
-    return f"**{text}**" if cell.best else text
+def _markdown_text(value: Any) -> str:
+    """One line of text, in which tags are shown and not followed."""
+    return value if isinstance(value, Markup) else escape(" ".join(str(value).splitlines()), quote=False)
+
+
+def _markdown_cell(cell: Cell | str) -> Markup:
+    """A cell of a table, or a heading."""
+    content = Cell(cell) if isinstance(cell, str) else cell
+    text = _markdown_text(content.text).replace("|", "\\|") + (MARK if content.mark else "")
+    return Markup(f"**{text}**" if content.best else text)
+
+
+def _code_span(value: Any) -> Markup:
+    text = " ".join(str(value).splitlines())
+    ticks = "`" * (_longest_run_of_ticks(text) + 1)
+    space = " " if "`" in text else ""
+    return Markup(f"{ticks}{space}{text}{space}{ticks}")
+
+
+def _code_block(value: str) -> Markup:
+    ticks = "`" * max(3, _longest_run_of_ticks(value) + 1)
+    return Markup(f"{ticks}bash\n{value}\n{ticks}")
+
+
+def _longest_run_of_ticks(text: str) -> int:
+    return max(map(len, re.findall("`+", text)), default=0)
 
 
 def _write_csv_files(report: Report, folder: Path) -> None:
@@ -139,8 +168,5 @@ def _flat_cost(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write_csv(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    found: Sequence[Mapping[str, Any]] = list(rows)
-    with file.open("w", newline="", encoding="utf-8") as f:
-        writer = csv.DictWriter(f, fieldnames=list(found[0]))
-        writer.writeheader()
-        writer.writerows({k: "" if v is None or v != v else v for k, v in row.items()} for row in found)
+    found = list(rows)
+    write_csv(file, [list(found[0]), *([None if v != v else v for v in row.values()] for row in found)])

@@ -10,6 +10,7 @@ from nnunet_kd.errors import UserError
 _TWIN = re.compile(r"twin|undistilled|without|no.?kd|hard|baseline|scratch", re.IGNORECASE)
 _STUDENT = re.compile(r"student|distill|kd", re.IGNORECASE)
 _ENSEMBLE = re.compile(r"ensemble|teachers", re.IGNORECASE)
+LONGEST_STEM = 60  # two of them, and what the figure shows, must fit into a file name
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def file_stems(names: Sequence[str]) -> dict[str, str]:
     """A distinct, harmless file name for every name."""
     stems: dict[str, str] = {}
     for name in names:
-        stem = base = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_") or "method"
+        stem = base = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_")[:LONGEST_STEM] or "method"
         number = 2
         while stem.lower() in (s.lower() for s in stems.values()):
             stem, number = f"{base}_{number}", number + 1

@@ -11,6 +11,7 @@ from nnunet_kd.evaluation.metrics import MetricSettings
 from nnunet_kd.evaluation.report.methods import Method, Roles
 from nnunet_kd.evaluation.report.numbers import HIGHER_IS_BETTER
 from nnunet_kd.evaluation.statistics import Significance
+from nnunet_kd.files import check_writable
 from nnunet_kd.teachers import TeacherModel
 
 PAGE, DATA = "report.html", "report.json"
@@ -107,7 +108,8 @@ def check_output(folder: Path, overwrite: bool) -> None:
     Raises:
         UserError: says what is there and how to go on.
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    check_writable(folder)
+    if not folder.exists() or not any(folder.iterdir()):
         return
     if not (folder / PAGE).is_file() or not (folder / DATA).is_file():
         raise UserError(f"-o {folder}: exists and is not a report's folder; choose another.")

@@ -41,6 +41,7 @@ RC: Any = {
     "figure.facecolor": PAPER,
     "savefig.facecolor": "auto",
     "text.color": INK,
+    "text.parse_math": False,  # a name with dollar signs is no formula
     "xtick.color": FAINT,
     "ytick.color": FAINT,
     "xtick.labelcolor": INK,

@@ -138,8 +138,10 @@ class Volumes:
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as err:
             raise UserError(f"{file}: not nnU-Net's probabilities ({err}); remove it or predict again.") from err
         heads = self.label_manager.num_segmentation_heads
-        if array.ndim != 4 or array.shape[0] != heads:
+        if array.ndim != 4 or array.shape[0] != heads or not array.size:
             raise UserError(f"{file}: has shape {array.shape}, expected {heads} channels of 3D; predict again.")
+        if array.dtype.kind not in "fiub" or not np.isfinite(array).all() or array.min() < 0 or array.max() > 1.01:
+            raise UserError(f"{file}: its values are not probabilities from 0 to 1; predict again.")
         return array
 
 
