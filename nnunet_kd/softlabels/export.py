@@ -126,7 +126,8 @@ class Exporter:
         for model in self.ensemble.models_for(name):
             cm = model.configuration_manager
             if choose_path(student, model) == "direct":
-                data, properties = np.asarray(case.image[:], dtype=np.float32), case.properties
+                with student.reading(name):
+                    data, properties = np.asarray(case.image[:], dtype=np.float32), case.properties
             else:
                 files = student.image_files(name)
                 data, properties = preprocess_case(model.plans_manager, cm, model.dataset_json, files)
@@ -190,7 +191,9 @@ class Exporter:
             "image": image_digest(case.image),
         }
         if self.ensemble.student.is_labeled(case.name):
-            record["reference_dice"] = reference_dice(segmentation, np.asarray(case.reference[0]), labels)
+            with self.ensemble.student.reading(case.name):
+                reference = np.asarray(case.reference[0])
+            record["reference_dice"] = reference_dice(segmentation, reference, labels)
             store.write(case.name, probabilities, patch, record)
         else:
             store.write(case.name, probabilities, patch, record, sample_locations(segmentation, labels))

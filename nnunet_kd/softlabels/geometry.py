@@ -10,6 +10,7 @@ Three paths, the shortest that is right is taken:
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +32,7 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from nnunet_kd.errors import UserError
 from nnunet_kd.planning.resampling import with_fast_resampling
 from nnunet_kd.softlabels.orientation import check_readers, same_axes, turn
-from nnunet_kd.softlabels.preprocessed import PreprocessedImage, image_digest, load_preprocessed
+from nnunet_kd.softlabels.preprocessed import PreprocessedImage, image_digest, load_preprocessed, reading
 from nnunet_kd.teachers import TeacherModel
 
 GeometryPath = Literal["direct", "resampled", "original"]
@@ -113,9 +114,14 @@ class StudentSpace:
         Raises:
             UserError: for files that are missing or broken.
         """
-        unlabeled = case in self._unlabeled_set
-        dataset = nnUNetDatasetBlosc2(str(self.unlabeled_folder), [case]) if unlabeled else self.dataset
-        return load_preprocessed(dataset, case)
+        return load_preprocessed(self._dataset_of(case), case)
+
+    def reading(self, case: str) -> AbstractContextManager[None]:
+        """Turns what goes wrong while a case's lazy arrays are read into a :class:`UserError`."""
+        return reading(self._dataset_of(case).source_folder, case)
+
+    def _dataset_of(self, case: str) -> nnUNetBaseDataset:
+        return self.dataset if self.is_labeled(case) else nnUNetDatasetBlosc2(str(self.unlabeled_folder), [case])
 
     def preprocessed_image(self, case: str) -> PreprocessedImage:
         """What the soft labels of a case must fit to.
@@ -124,7 +130,8 @@ class StudentSpace:
             UserError: for files that are missing or broken.
         """
         image = CaseSpace.load(self, case).image
-        return PreprocessedImage(tuple(image.shape[1:]), image_digest(image), self.is_labeled(case))
+        with self.reading(case):
+            return PreprocessedImage(tuple(image.shape[1:]), image_digest(image), self.is_labeled(case))
 
     def is_labeled(self, case: str) -> bool:
         """Whether a case has a reference segmentation."""

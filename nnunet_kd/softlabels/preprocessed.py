@@ -1,6 +1,8 @@
 """Preprocessed cases as they come in: readable, of one shape, and recognisable when they have changed."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,24 +27,31 @@ class PreprocessedImage:
     labeled: bool
 
 
+@contextmanager
+def reading(folder: str, case: str) -> Iterator[None]:
+    """Turns whatever blosc2, numpy or pickle stumble over in a preprocessed case into one sentence."""
+    try:
+        yield
+    except Exception as err:
+        raise UserError(
+            f"{folder}: the preprocessed files of case {case} cannot be read "
+            f"({type(err).__name__}: {' '.join(str(err).split())[:200]}); preprocess this case again."
+        ) from err
+
+
 def load_preprocessed(dataset: nnUNetBaseDataset, case: str) -> tuple[Any, Any, Any, dict[str, Any]]:
     """A case as nnU-Net's dataset loads it: image, segmentation, that of the previous stage, properties.
 
     Raises:
         UserError: for files that are missing, empty or broken, or do not belong together.
     """
-    try:
+    with reading(dataset.source_folder, case):
         image, segmentation, previous_stage, properties = dataset.load_case(case)
         shapes = [tuple(a.shape) for a in (image, segmentation, previous_stage) if a is not None]
         if any(len(s) != 4 or s[1:] != shapes[0][1:] for s in shapes):
             raise ValueError(f"image and segmentations have the shapes {', '.join(map(str, shapes))}")
         if not isinstance(properties, dict):
             raise TypeError("its properties are no dictionary")
-    except Exception as err:  # whatever blosc2, numpy or pickle stumble over is the files' fault
-        raise UserError(
-            f"{dataset.source_folder}: the preprocessed files of case {case} cannot be read "
-            f"({type(err).__name__}: {' '.join(str(err).split())[:200]}); preprocess this case again."
-        ) from err
     return image, segmentation, previous_stage, properties
 
 

@@ -212,6 +212,15 @@ def test_broken_preprocessed_files_are_one_sentence(toy, capsys, ending, damage)
     assert "preprocess this case again" in message
 
 
+@pytest.mark.parametrize("ending", [".b2nd", "_seg.b2nd"])
+def test_damaged_values_of_preprocessed_files_are_one_sentence(toy, capsys, ending):
+    file = ensemble_of(toy).student.folder / f"case_1{ending}"
+    content = bytearray(file.read_bytes())
+    content[200 : len(content) - 400] = b"\xff" * (len(content) - 600)
+    file.write_bytes(content)
+    assert "the preprocessed files of case case_1 cannot be read" in refused(capsys)
+
+
 def test_an_image_of_another_shape_than_its_segmentation_is_refused(toy, capsys):
     file = ensemble_of(toy).student.folder / "case_1.b2nd"
     file.unlink()
