@@ -11,7 +11,7 @@ from nnunet_kd.errors import UserError
 from nnunet_kd.feature_taps import FeatureTaps, choose_pairs, feature_names, measure_features
 from nnunet_kd.loss_terms import FeaturePair, Features
 from nnunet_kd.softlabels.geometry import StudentSpace, preprocessing_differences
-from nnunet_kd.teachers import TeacherModel, check_logits, load_network
+from nnunet_kd.teachers import TeacherModel, finite_logits, load_network
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,7 @@ class OnlineTeacher:
             UserError: when its logits are not finite.
         """
         with torch.no_grad(), self.taps.recording():
-            logits = self.network(images)
-        check_logits(logits, self.name, "a batch of the training")
+            logits = finite_logits(lambda: self.network(images), f"teacher {self.name}", "a batch of the training")
         return Lesson(logits.float(), self.taps.pop())
 
 

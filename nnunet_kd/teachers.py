@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -242,22 +242,30 @@ def load_network(model: TeacherModel, fold: int | str, device: torch.device) -> 
     return network.requires_grad_(False).to(device).eval(), checkpoint
 
 
-def check_logits(logits: torch.Tensor, network: str, where: str) -> None:
-    """Refuses what a network gave when it is not finite; nnU-Net would take it for background.
+def finite_logits(predict: Callable[[], torch.Tensor], network: str, where: str) -> torch.Tensor:
+    """What a network gives, refused when it is not finite: nnU-Net 2.8 takes NaN for background, and stops at infinity.
 
     Args:
-        logits: any shape.
+        predict: runs the network.
         network: name of the model folder and its fold.
-        where: what it was given.
+        where: what it is given.
 
     Raises:
         UserError: names the network.
     """
-    if not logits.isfinite().all():
+    try:
+        logits = predict()
+        finite = bool(logits.isfinite().all())
+    except RuntimeError as err:
+        if "inf in predicted array" not in str(err):
+            raise
+        finite = False
+    if not finite:
         raise UserError(
-            f"teacher {network}: its logits for {where} are not finite; train it again or leave it out, or look for "
-            'extreme values in the image and set precision in the "kd" block to bf16.'
+            f"{network}: its logits for {where} are not finite; train it again or leave it out, or look for extreme "
+            'values in the image and set precision in the "kd" block to bf16.'
         )
+    return logits
 
 
 def load_predictor(model: TeacherModel, fold: int | str, ensemble: Ensemble, device: torch.device) -> nnUNetPredictor:

@@ -52,7 +52,10 @@ def predict_folder(method: CoarseToFine, cases: Sequence[ImageCase], output: Pat
             assert loading is not None
             image, properties = loading.result()
             loading = loader.submit(_read, model, todo[i + 1]) if i + 1 < len(todo) else None
-            result = method.predict(image, properties)
+            try:
+                result = method.predict(image, properties)
+            except UserError as err:
+                raise UserError(f"{case.images[0]}: {err}") from err
             if not result.found:
                 tqdm.write(f"WARNING: {case.name}: the coarse model found nothing, the whole image is segmented")
             if writing is not None:

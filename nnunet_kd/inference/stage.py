@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from nnunet_kd.errors import UserError
 from nnunet_kd.inference.box import Box
 from nnunet_kd.inference.region import PreparedImage, fitted, resample_region
 from nnunet_kd.softlabels.geometry import spacing_3d
-from nnunet_kd.teachers import TeacherModel, build_network, find_teachers, load_trained, set_weights
+from nnunet_kd.teachers import TeacherModel, build_network, find_teachers, finite_logits, load_trained, set_weights
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class Stage:
         if self.whole_region:
             configuration = fitted(prepared, region, self.plans, configuration)
         data, properties = resample_region(prepared, region, self.plans, configuration)
-        logits = self.predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data)).cpu()
+        predict = partial(self.predictor.predict_logits_from_preprocessed_data, torch.from_numpy(data))
+        logits = finite_logits(predict, f"model {self.model.folder.name}", "this image").cpu()
         return logits, properties, configuration
 
     def mask(self, prepared: PreparedImage, region: Box) -> np.ndarray:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -23,7 +24,7 @@ from nnunet_kd.softlabels.locations import sample_locations
 from nnunet_kd.softlabels.maps import read_map
 from nnunet_kd.softlabels.orientation import same_axes
 from nnunet_kd.softlabels.preprocessed import image_digest
-from nnunet_kd.teachers import TeacherModel, check_logits, load_predictor
+from nnunet_kd.teachers import TeacherModel, finite_logits, load_predictor
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,14 @@ class Exporter:
         for model in self.ensemble.models_for(case.name):
             data, properties = inputs[model.folder]
             path = choose_path(self.ensemble.student, model)
-            logits = [self._predict_logits(model, f, data) for f in model.folds]
-            for fold, values in zip(model.folds, logits, strict=True):
-                check_logits(values, f"{model.folder.name} fold {fold}", f"case {case.name}")
+            logits = [
+                finite_logits(
+                    partial(self._predict_logits, model, fold, data),
+                    f"teacher {model.folder.name} fold {fold}",
+                    f"case {case.name}",
+                )
+                for fold in model.folds
+            ]
             if self.ensemble.kd.ensemble.combine == "logits":
                 logits = [torch.stack(logits).float().mean(0)]
             for member in logits:
@@ -105,12 +111,7 @@ class Exporter:
     def _predict_logits(self, model: TeacherModel, fold: int | str, data: torch.Tensor) -> torch.Tensor:
         bf16 = self.ensemble.kd.ensemble.precision == "bf16" and self.device.type == "cpu"
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-            try:
-                return self._predictor(model, fold).predict_sliding_window_return_logits(data).cpu()
-            except RuntimeError as err:
-                if "inf in predicted array" not in str(err):
-                    raise
-                return torch.tensor(torch.inf)  # nnU-Net 2.8 looks for infinity, but not for NaN
+            return self._predictor(model, fold).predict_sliding_window_return_logits(data).cpu()
 
     def _predictor(self, model: TeacherModel, fold: int | str) -> nnUNetPredictor:
         key = model.checkpoint_file(fold)

@@ -11,6 +11,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.run.run_training import get_trainer_from_args
 
 from nnunet_kd.cli import main
+from nnunet_kd.errors import UserError
 from nnunet_kd.inference.box import Box
 from nnunet_kd.inference.coarse_to_fine import CoarseToFine, Settings
 from nnunet_kd.inference.region import fitted, prepare, resample_region
@@ -126,6 +127,15 @@ def test_an_empty_coarse_mask_falls_back_to_the_whole_image(model):
     assert not result.found
     assert result.box == Box.whole(image.shape)
     assert fine.predictor.seen == [image.shape]
+
+
+def test_logits_that_are_not_finite_are_no_background(model):
+    _, folder = model
+    image, _ = embed()
+    image[3, 4, 5] = np.inf
+    method = CoarseToFine(stage_of(folder), stage_of(folder), Settings())
+    with pytest.raises(UserError, match="model nnUNetTrainerKDTeacher__Random__3d_fullres: its logits for this image"):
+        method.predict(image[None], {"spacing": [1.0, 1.0, 1.0]})
 
 
 @pytest.mark.parametrize("spacing_mm", [[1.0, 1.0, 1.0], [2.0, 1.3, 0.8]])
