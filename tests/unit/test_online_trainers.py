@@ -43,9 +43,9 @@ def make_teacher(toy, folds=(0,), dataset_json=DATASET_JSON, configuration="3d_f
     (folder / "dataset.json").write_text(json.dumps(dataset_json))
 
 
-def write_student(toy, name="Student", folds=(0,), **block):
+def write_student(toy, name="Student", folds=(0,), batch_size=2, **block):
     kd = {"teachers": [{"folder": TEACHER, "folds": list(folds)}], "schedule": {"seed": 4, "num_epochs": 2}}
-    toy.write_plans({**kd, **block}, name)
+    toy.write_plans({**kd, **block}, name, batch_size)
 
 
 def ready(plans, name):

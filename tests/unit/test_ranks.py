@@ -155,12 +155,37 @@ def test_every_rank_draws_its_own_batches_and_resumes_with_its_own_random_number
     assert first["losses"] == first["again"] == second["losses"]
 
 
-def _soft_labels_alone() -> list[float]:
-    trainer = trainer_on_cpu("nnUNetTrainerKDEnsemble", "Student")
-    trainer.on_train_epoch_start()
-    return [float(trainer.train_step(next(trainer.dataloader_train))["loss"]) for _ in range(3)]
+MIXED = {"augmentation": {"mixup": {"probability": 0.5}, "cutmix": {"probability": 0.3}}}
+TRAININGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "Teacher": ("nnUNetTrainerKDTeacher", {"deep_supervision": False, **MIXED}),
+    "SoftLabelsAlone": (
+        "nnUNetTrainerKDEnsemble",
+        {"hard_loss": {"weight": 0}, "distillation": {"deep_supervision": False}},
+    ),
+    "Feature": ("nnUNetTrainerKDFeature", {"features": {"hint": {"weight": 1.0}}, **MIXED}),
+    "Multi": ("nnUNetTrainerKDMultiTeacher", {"multi_teacher": {"weights": "inverse"}}),
+    "Cross": (
+        "nnUNetTrainerKDCrossTeaching",
+        {"cross_teaching": {"teachers": ["same", "same"], "unlabeled": {"weight": 0.0}}},
+    ),
+}
 
 
-def test_outputs_that_no_loss_looks_at_do_not_stop_the_training(toy, tmp_path):
-    write_student(toy, schedule=SCHEDULE, hard_loss={"weight": 0}, distillation={"deep_supervision": False})
-    assert np.isfinite(on_two_ranks(_soft_labels_alone, tmp_path)).all()
+def _steps() -> dict[str, list[float]]:
+    weights = {}
+    for plans, (name, _) in TRAININGS.items():
+        trainer = trainer_on_cpu(name, plans)
+        trainer.on_train_epoch_start()
+        weights[plans] = [float(trainer.train_step(next(trainer.dataloader_train))["loss"]) for _ in range(3)]
+        weights[plans].append(_weights(trainer))
+    return weights
+
+
+def test_every_trainer_takes_steps_and_outputs_that_no_loss_looks_at_do_not_stop_it(toy, tmp_path):
+    for plans, (_, block) in TRAININGS.items():
+        write_student(toy, plans, schedule=SCHEDULE, batch_size=4, **block)
+    first, second = on_two_ranks(_steps, tmp_path)
+    for plans in TRAININGS:
+        assert np.isfinite(first[plans]).all(), plans
+        assert first[plans][-1] == second[plans][-1], f"{plans}: the ranks have other weights"
+        assert first[plans][:-1] != second[plans][:-1], f"{plans}: the ranks have the same batches"
