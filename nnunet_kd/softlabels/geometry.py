@@ -279,10 +279,14 @@ def to_student_space(
         logits: in the teacher's preprocessed grid.
         teacher_properties: nnU-Net's properties of the case as the teacher's preprocessing left them.
         case: the case in the student's space.
+
+    Raises:
+        UserError: when the raw image is another one than the preprocessed one.
     """
     if path == "direct":
         return np.asarray(student.label_manager.apply_inference_nonlin(logits))
     if path == "resampled":
+        check_same_crop(case, teacher_properties)
         spacing = original_spacing(teacher.plans_manager, teacher_properties)
         resampled = _fast(teacher.configuration_manager).resampling_fn_probabilities(
             logits.float(),
@@ -305,6 +309,24 @@ def to_student_space(
 
 def _fast(configuration: ConfigurationManager) -> ConfigurationManager:
     return ConfigurationManager(with_fast_resampling(configuration.configuration))
+
+
+def check_same_crop(case: "CaseSpace", properties: Mapping[str, Any]) -> None:
+    """Refuses a raw image that is not the one that was preprocessed for the student.
+
+    Args:
+        case: the case in the student's space.
+        properties: of the raw image as the teacher's preprocessing left them, with the same order of axes.
+
+    Raises:
+        UserError: when shape or region of nonzero voxels differ.
+    """
+    for key in ("shape_before_cropping", "bbox_used_for_cropping"):
+        if not np.array_equal(case.properties[key], properties[key]):
+            raise UserError(
+                f"case {case.name}: its raw image is not the one that was preprocessed for the student ({key}: "
+                f"{properties[key]}, then {case.properties[key]}); preprocess the data set again."
+            )
 
 
 def from_original_geometry(

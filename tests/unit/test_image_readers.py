@@ -193,6 +193,15 @@ def test_soft_labels_that_older_versions_did_not_turn_are_not_taken_for_these(tm
     assert turned["image_reader_writer"] == "NibabelIOWithReorient"
 
 
+@pytest.mark.parametrize("configuration", ["3d_fullres", "2d"])
+def test_a_raw_image_that_is_not_the_preprocessed_one_is_noticed(tmp_path, configuration):
+    space = student(raw(tmp_path, ".nii.gz", GEOMETRIES["LPS"]), "SimpleITKIO", "3d_fullres")
+    image = nib.Nifti1Image(segmentation()[1:], GEOMETRIES["LPS"])
+    nib.save(image, tmp_path / "imagesTr" / f"{IMAGE}.nii.gz")
+    with pytest.raises(UserError, match=r"case case: .*(preprocess the data set again|has shape)"):
+        dice(ensemble_of(space, "SimpleITKIO", configuration, use_mask_for_norm=[True]))
+
+
 def test_a_raw_image_that_cannot_be_used_stops_the_export_with_its_name(tmp_path):
     space = student(raw(tmp_path, ".nii.gz", GEOMETRIES["LPS"]), "SimpleITKIO", "3d_fullres")
     image = np.ones(SHAPE, np.float32)
