@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-device", default="cuda", choices=["cpu", "cuda", "mps"], help="where the networks run (cuda)")
     add("-npp", type=int, default=3, metavar="N", help="nnUNetv2_predict's processes for preprocessing (3)")
     add("-nps", type=int, default=3, metavar="N", help="nnUNetv2_predict's processes for export (3)")
+    add("--network_only", action="store_true", help="time the networks, not whole nnUNetv2_predict: seconds, no memory")
     add("--overwrite", action="store_true", help="replace a previous benchmark in OUT")
 
 
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     except OSError as err:
         raise UserError(f"-o {args.o}: cannot be made a folder ({err.strerror}); choose another.") from None
 
-    benchmark = run_benchmark(competitors, conditions, logs)
+    benchmark = run_benchmark(competitors, conditions, logs, args.network_only)
     text = format_benchmark(benchmark)
     write_json(file, benchmark)
     write_whole(file.with_suffix(".md"), lambda f: f.write_text(text + "\n", encoding="utf-8"))

@@ -22,7 +22,6 @@ class Result:
         parameters: of all its networks together.
         passes: forward passes per sliding window: folds times mirrored versions.
         network_seconds: sliding-window prediction of one preprocessed case; median over cases.
-        predict_seconds: wall time of ``nnUNetv2_predict`` per case, with its start-up.
     """
 
     model: Model
@@ -31,7 +30,6 @@ class Result:
     parameters: int
     passes: int
     network_seconds: float
-    predict_seconds: float
 
 
 def read_results(folder: Path) -> list[Result]:
@@ -51,16 +49,15 @@ def _result(model: Model, dice: Mapping[tuple[str, str], float], measured: Mappi
         parameters=measured["cost"]["parameters"],
         passes=measured["cost"]["networks"] * measured["cost"]["mirrors"],
         network_seconds=ordered[len(ordered) // 2],
-        predict_seconds=measured["predict_seconds_per_case"][0],
     )
 
 
 def format_table(results: Sequence[Result], device: str) -> str:
     """The table, and what its columns mean."""
-    rows = [("", *ORGANS, "mean", "parameters", "passes", "network s", "predict s")]
+    rows = [("", *ORGANS, "mean", "parameters", "passes", "network s")]
     for r in results:
         dice = (*r.organ_dice.values(), r.mean_dice)
-        numbers = f"{r.parameters:,}", str(r.passes), f"{r.network_seconds:.3f}", f"{r.predict_seconds:.2f}"
+        numbers = f"{r.parameters:,}", str(r.passes), f"{r.network_seconds:.3f}"
         rows.append((r.model.name, *(f"{d:.3f}" for d in dice), *numbers))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
@@ -74,7 +71,6 @@ def format_table(results: Sequence[Result], device: str) -> str:
             *lines,
             "passes: networks x mirrored versions per window; the student and its twin run without mirroring.",
             "network s: sliding windows of one preprocessed case, median, models in turn in one process.",
-            "predict s: wall time of nnUNetv2_predict per case, start-up included, which dominates on so few cases.",
         ]
     )
 

@@ -122,17 +122,17 @@ class Distillation:
         trainer = folder.name.split("__")[0]
         made = folder / f"fold_{self.fold}"
         trained, validated = made / "checkpoint_final.pth", made / "validation" / "summary.json"
+        is_validated = self.fold != "all" or self.kd.schedule.validate_all == "always"
+        finished = (validated if is_validated else trained).is_file
         command = ["nnUNetv2_train", self.dataset, self.configuration, self.fold, "-tr", trainer, "-p", self.plans]
         command += ["-device", self.device]
-        if trained.is_file():
+        if trained.is_file() and not finished():
             command.append("--val")
         elif any((made / f"checkpoint_{c}.pth").is_file() for c in ("latest", "best")):
             command.append("--c")
         titles = {"student": "the student, with distillation", "twin": "its twin: the same plans, without teachers"}
         # Without workers that augment, batches are the same at every run, and a CPU's cores are left to the networks.
         variables = {"nnUNet_n_proc_DA": "0", "OMP_NUM_THREADS": "1"} if self.device == "cpu" else {}
-        is_validated = self.fold != "all" or self.kd.schedule.validate_all == "always"
-        finished = (validated if is_validated else trained).is_file
         return Step(titles[name], command, f"train_{name}", finished, False, self.kd.schedule.num_epochs, variables)
 
     def _predict_teachers(self) -> list[Step]:
@@ -180,7 +180,7 @@ class Distillation:
         assert self.test is not None
         output = self.on_test_cases / "benchmark"
         command = ["nnUNetv2_kd", "benchmark", *(w for m in self._models() for w in ("--model", m))]
-        command += ["-i", str(self.test[0]), "-o", str(output), "-n", str(TIMED_CASES), "--runs", "1"]
+        command += ["-i", str(self.test[0]), "-o", str(output), "-n", str(TIMED_CASES), "--network_only"]
         command += ["-device", self.device, *self._workers, "--overwrite"]
         return Step("time and size", command, "benchmark", (output / "benchmark.json").is_file, True)
 

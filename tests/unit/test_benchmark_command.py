@@ -1,13 +1,16 @@
 """``nnUNetv2_kd benchmark`` without measuring: what it takes, what it refuses, what its tables say."""
 
 import json
+from dataclasses import make_dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from nnunet_kd.cli import main
 from nnunet_kd.errors import UserError
-from nnunet_kd.evaluation.benchmark.competitors import Competitor, find_cases, find_competitors
+from nnunet_kd.evaluation.benchmark import run
+from nnunet_kd.evaluation.benchmark.competitors import Competitor, Conditions, find_cases, find_competitors
 from nnunet_kd.evaluation.benchmark.network import take_turns
 from nnunet_kd.evaluation.benchmark.table import format_benchmark
 from nnunet_kd.evaluation.efficiency import parse_model
@@ -156,6 +159,20 @@ def test_tables_by_hand():
 def test_without_a_gpu_its_rows_say_so():
     missing = "not measured: no GPU in use (-device cpu)"
     assert cells(format_benchmark(BENCHMARK), "peak GPU memory, MB") == [[missing], [missing, missing]]
+
+
+def test_the_networks_alone_can_be_timed(results, images, tmp_path, monkeypatch):
+    competitors = find(results, f"ensemble=RESULTS/{A}:0", f"student=RESULTS/{B}")
+    conditions = Conditions(find_cases(images, competitors[0].models[0], 1), 1, torch.device("cpu"))
+    times = {c.name: {"network_seconds": [2.0], "network_seconds_of_runs": [2.0]} for c in competitors}
+    monkeypatch.setattr(run, "count_models", lambda *_: make_dataclass("Cost", COST)(**COST))
+    monkeypatch.setattr(run, "measure_command", lambda *_: pytest.fail("nnUNetv2_predict was run"))
+    monkeypatch.setattr(run, "time_networks", lambda *_: times)
+    benchmark = run.run_benchmark(competitors, conditions, tmp_path, network_only=True)
+    text = format_benchmark(json.loads(json.dumps(benchmark)))
+    assert cells(text, "network, s per case") == [["1x"], ["2", "2"]]
+    assert cells(text, "nnUNetv2_predict, s per case") == [["not measured"], ["not measured"] * 2]
+    assert cells(text, "peak resident memory, MB")[1] == ["not measured"] * 2
 
 
 def test_a_single_model_has_no_ratios_and_folders_may_differ():

@@ -110,6 +110,7 @@ def test_a_training_is_continued_validated_or_left_alone(toy):
     assert not student().is_finished()
     write_summary(folder, 0.8)
     assert student().is_finished()
+    assert student().command[-2:] == ["-device", "cpu"]
     (folder.parent / "fold_all").mkdir()
     assert not student("all").is_finished()
     (folder.parent / "fold_all" / "checkpoint_final.pth").touch()
@@ -237,7 +238,7 @@ def test_the_summary_has_what_was_kept_and_what_it_costs(toy):
         for m, d in (("ensemble", 0.8), ("student", 0.796), ("twin", 0.75))
     ]
     models = {
-        m: {"network_seconds": [s, s], "predict_seconds_per_case": [s + 1], "cost": {"parameters": n}}
+        m: {"network_seconds": [s, s], "cost": {"parameters": n}}
         for m, s, n in (("ensemble", 4.0, 2000), ("student", 0.1, 100))
     }
     for name, content in (("report/report.json", {"scores": scores}), ("benchmark/benchmark.json", {"models": models})):
@@ -246,7 +247,7 @@ def test_the_summary_has_what_was_kept_and_what_it_costs(toy):
     lines = summarise(distillation).splitlines()
     assert lines[0] == "Dice 0.7960, the ensemble's is 0.8000: 99.5% kept"
     assert lines[1] == "Without teachers the same network has 0.7500: +4.6 points by distillation"
-    assert lines[2].startswith("Network time: 40.0 times less than the ensemble's; nnUNetv2_predict as a whole: 4.5")
+    assert lines[2].startswith("Network time: 40.0 times less than the ensemble's")
     assert lines[3] == "Parameters: 100 of 2,000"
     assert lines[4] == f"Report: {made / 'report' / 'report.html'}"
     assert lines[5].endswith("nnUNetTrainerKDEnsemble__Small__3d_fullres, fold all")

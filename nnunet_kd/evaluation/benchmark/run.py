@@ -25,13 +25,16 @@ from nnunet_kd.evaluation.measure import ResourceUse, device_memory_reader
 WARM_UP = "one case per model, through the command and through the networks"
 
 
-def run_benchmark(competitors: Sequence[Competitor], conditions: Conditions, logs: Path) -> dict[str, Any]:
+def run_benchmark(
+    competitors: Sequence[Competitor], conditions: Conditions, logs: Path, network_only: bool = False
+) -> dict[str, Any]:
     """Measures everything; returns the content of ``benchmark.json``.
 
     Args:
         competitors: the first is the reference of the ratios.
         conditions: the same for all.
         logs: existing folder for the commands' output.
+        network_only: leave out whole ``nnUNetv2_predict``, and with it memory and processor.
 
     Raises:
         UserError: when a model cannot be loaded or a command fails.
@@ -40,12 +43,13 @@ def run_benchmark(competitors: Sequence[Competitor], conditions: Conditions, log
     cases, runs = list(conditions.cases), conditions.runs
     read_device_memory, no_device_memory = device_memory_reader(conditions.device.type)
     uses: dict[str, list[ResourceUse]] = {c.name: [] for c in competitors}
-    with tqdm(total=(runs + 1) * len(competitors) + len(cases), desc="benchmark", unit="step") as bar:
+    whole = 0 if network_only else (runs + 1) * len(competitors)
+    with tqdm(total=whole + len(cases), desc="benchmark", unit="step") as bar:
         # The commands come first: while they run, this process must not hold memory of the GPU.
-        for c in competitors:
+        for c in competitors if whole else ():
             measure_command(c, cases[:1], conditions, logs / f"{c.name}_warm_up.log", read_device_memory)
             bar.update()
-        for run in range(runs):
+        for run in range(runs) if whole else ():
             for c in take_turns(competitors, run):
                 log = logs / f"{c.name}_run_{run + 1}.log"
                 uses[c.name].append(measure_command(c, cases, conditions, log, read_device_memory))
@@ -80,11 +84,11 @@ def _values(uses: Sequence[ResourceUse], cases: int) -> dict[str, Any]:
     peaks = [u.peak_device_mb for u in uses if u.peak_device_mb is not None]
     areas = [u.device_memory_time_mb_s / cases for u in uses if u.device_memory_time_mb_s is not None]
     return {
-        "predict_seconds_per_case": [u.seconds / cases for u in uses],
-        "peak_rss_mb": [u.peak_rss_mb for u in uses],
+        "predict_seconds_per_case": [u.seconds / cases for u in uses] or None,
+        "peak_rss_mb": [u.peak_rss_mb for u in uses] or None,
         "peak_device_mb": peaks or None,
         "device_memory_time_mb_s": areas or None,
-        "cpu_time_percent_s": [u.cpu_time_percent_s / cases for u in uses],
+        "cpu_time_percent_s": [u.cpu_time_percent_s / cases for u in uses] or None,
     }
 
 

@@ -35,12 +35,15 @@ DEVICE_ROWS = (
     _measured("peak GPU memory, MB", "peak_device_mb"),
     _measured("GPU memory x time, MB s per case", "device_memory_time_mb_s"),
 )
-ROWS = (
-    _measured(NETWORK, "network_seconds"),
+COMMAND_ROWS = (
     _measured(PREDICT, "predict_seconds_per_case"),
     *DEVICE_ROWS,
     _measured("peak resident memory, MB", "peak_rss_mb"),
     _measured("CPU utilisation x time, % s per case", "cpu_time_percent_s"),
+)
+ROWS = (
+    _measured(NETWORK, "network_seconds"),
+    *COMMAND_ROWS,
     _counted("parameters", "parameters"),
     _counted("GFLOPs per patch", "flops_per_patch", 1e9),
     _counted("GMACs per patch", "macs_per_patch", 1e9, has_ratio=False),  # it is that of the FLOPs
@@ -103,7 +106,9 @@ def _figure(row: Row, model: Mapping[str, Any], no_gpu: str) -> str:
 
 
 def _missing(row: Row, no_gpu: str) -> str:
-    return f"not measured: {no_gpu}" if row in DEVICE_ROWS else "differs between folders"
+    if row in DEVICE_ROWS:
+        return f"not measured: {no_gpu}"
+    return "not measured" if row in COMMAND_ROWS else "differs between folders"
 
 
 def _spread(values: Sequence[float], unit: str = "") -> str:
