@@ -126,7 +126,9 @@ class Distillation:
         finished = (validated if is_validated else trained).is_file
         command = ["nnUNetv2_train", self.dataset, self.configuration, self.fold, "-tr", trainer, "-p", self.plans]
         command += ["-device", self.device]
-        if trained.is_file() and not finished():
+        if finished():
+            pass
+        elif trained.is_file():
             command.append("--val")
         elif any((made / f"checkpoint_{c}.pth").is_file() for c in ("latest", "best")):
             command.append("--c")
