@@ -41,7 +41,9 @@ class SoftLabelStore:
         """Opens a store that exists; use :meth:`create` or :meth:`open`."""
         self.folder = folder
         self.manifest = manifest
-        self.regions: bool = manifest["labels"]["regions"]
+        self.regions = bool(manifest["labels"]["regions"])
+        heads = manifest["labels"].get("heads")
+        self._channels = None if heads is None else int(heads) - (not self.regions)
         self.dtype: str = manifest["identity"]["dtype"]
         self._checked: dict[str, tuple[int, ...]] = {}
 
@@ -83,7 +85,7 @@ class SoftLabelStore:
             if found["format"] != FORMAT:
                 raise UserError(f"{file}: has format {found['format']}, this version reads {FORMAT}; export it again.")
             store = cls(folder, found)
-        except (KeyError, TypeError) as err:
+        except (KeyError, TypeError, ValueError, AttributeError) as err:
             raise UserError(
                 f"{file}: not a manifest of soft labels ({err!r}); remove the folder and export again."
             ) from err
@@ -248,9 +250,8 @@ class SoftLabelStore:
             raise _DamageError(f"holds the soft labels of case {record['case']}")
         if str(array.dtype) != self.dtype:
             raise _DamageError(f"has dtype {array.dtype}, expected {self.dtype}")
-        heads = self.manifest["labels"].get("heads")
-        if heads is not None and array.shape[0] != heads - (not self.regions):
-            raise _DamageError(f"has {array.shape[0]} channels, expected {heads - (not self.regions)}")
+        if self._channels is not None and array.shape[0] != self._channels:
+            raise _DamageError(f"has {array.shape[0]} channels, expected {self._channels}")
         try:
             sha256 = _sha256(array)
         except Exception as err:  # blosc2 has many

@@ -194,7 +194,8 @@ def test_the_same_soft_labels_are_found_again(store):
 def test_a_folder_without_a_store_and_a_broken_manifest_are_refused(tmp_path):
     with pytest.raises(UserError, match="nnUNetv2_kd softlabels"):
         SoftLabelStore.open(tmp_path)
-    for content, fault in (("{", "cannot be read"), ('{"format": 1}', "not a manifest")):
+    ill_typed = json.dumps({"format": 1, "identity": {"dtype": "uint8"}, "labels": {"regions": False, "heads": "x"}})
+    for content, fault in (("{", "cannot be read"), ('{"format": 1}', "not a manifest"), (ill_typed, "not a manifest")):
         (tmp_path / MANIFEST).write_text(content)
         with pytest.raises(UserError, match=fault):
             SoftLabelStore.open(tmp_path)
