@@ -62,6 +62,7 @@ def test_a_method_that_misses_a_class_has_no_mean_distance_over_the_classes(blin
     column = table.flat_header.index("mean over classes HD95")
     assert cell(table, "student", column) == "\u2013"
     assert bold(table, column) == {"ensemble"}
+    assert not any(row[column].mark for row in table.rows if row[0].text == "student")
     assert bold(spread_table(blind), spread_table(blind).header.index("HD95 (mm)")) == {"ensemble"}
     assert "not comparable" in table.caption
 
@@ -87,8 +88,9 @@ def test_what_it_misses_comes_first(blind):
     warnings, _ = make_remarks(blind, {}, {}, 6, HOLM)
     assert warnings[0].startswith("student misses lesion altogether in 6 of 6 cases.")
     gain = make_headline(blind, {}, HOLM, None)[1]
-    assert "6 by student and 0 by twin" in gain.sentence
-    assert "2.00 against 2.00" in gain.sentence
+    assert gain.figure == "+6 failures"
+    assert gain.sentence.startswith("Structures missed or invented altogether, 6 by student and 0 by twin, do not")
+    assert "2.00 against 2.00, mean over classes that both have" in gain.sentence
 
 
 def test_missing_the_hard_cases_gains_nothing():

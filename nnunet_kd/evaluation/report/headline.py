@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nnunet_kd.evaluation.report.costs import Cost, Ratio, ratio
-from nnunet_kd.evaluation.report.formats import UNKNOWN, number, of_metric, probability, significant
+from nnunet_kd.evaluation.report.formats import MINUS, UNKNOWN, number, of_metric, probability, significant
 from nnunet_kd.evaluation.report.numbers import HIGHER_IS_BETTER, Numbers, Test, failed_apart
 from nnunet_kd.evaluation.statistics import Significance
 
@@ -56,23 +56,32 @@ def _accuracy(
         return Statement(key, UNKNOWN, caption, f"No method is the {role}: the {caption} is not known ({flag}).")
     test = numbers.test(student, other, metric)
     assert test is not None, (student, other)
-    r = test.result
+    figure = _amount(test.result.mean, numbers, metric, sign=True) if test.result.n_cases else UNKNOWN
+    sentence = _difference(test, numbers, significance)
+    title = f"{metric}: {caption}"
+    if failures := failed_apart(test):
+        sentence = f"{failures[0].upper()}{failures[1:]}, do not enter into {metric}. {sentence}"
+    if more := test.first_failures - test.second_failures:  # counts before any distance
+        figure = f"{more:+d} failure{'' if abs(more) == 1 else 's'}".replace("-", MINUS)
+        title = f"structures missed or invented: {caption}"
+    return Statement(key, figure, title, sentence)
+
+
+def _difference(test: Test, numbers: Numbers, significance: Significance) -> str:
+    """How much two methods differ on what both have."""
+    r, metric = test.result, test.metric
     if r.n_cases == 0:
-        sentence = f"{student} and {other} have no case in common on which {metric} is defined."
-        return Statement(key, UNKNOWN, caption, sentence)
+        return f"{test.first} and {test.second} have no case in common on which {metric} is defined."
     where = "above" if r.mean > 0 else "below" if r.mean < 0 else "level with"
     values = [of_metric(mean, metric) for mean in (test.first_mean, test.second_mean)]
     amount = "" if r.mean == 0 else f"{_amount(abs(r.mean), numbers, metric)} of {metric} "
     groups = f", {r.n_groups} groups" if numbers.groups is not None else ""
-    sentence = (
-        f"{student} is {amount}{where} {other}: {values[0]} against {values[1]}, {numbers.over}, "
-        f"{r.n_cases} cases{groups} ({_interval(test, metric)}; {_judgement(test, significance)})."
+    both = " that both have" if failed_apart(test) and len(numbers.labels) > 1 else ""
+    better = f"; lower {metric} is better" if HIGHER_IS_BETTER[metric] is False else ""
+    return (
+        f"{test.first} is {amount}{where} {test.second}: {values[0]} against {values[1]}, {numbers.over}{both}, "
+        f"{r.n_cases} cases{groups} ({_interval(test, metric)}; {_judgement(test, significance)}){better}."
     )
-    if HIGHER_IS_BETTER[metric] is False:
-        sentence = sentence[:-1] + f"; lower {metric} is better."
-    if failures := failed_apart(test):
-        sentence += f" It leaves out {failures}: compare these first."
-    return Statement(key, _amount(r.mean, numbers, metric, sign=True), f"{metric}: {caption}", sentence)
 
 
 def _amount(value: float, numbers: Numbers, metric: str, sign: bool = False) -> str:

@@ -130,8 +130,9 @@ def accuracy_table(numbers: Numbers) -> Table:
         row = [Cell(name)]
         for label, metric in columns:
             test = numbers.test(name, numbers.roles.reference, metric, label)
-            mean = of_metric(numbers.score(name, metric, label).common_mean, metric)
-            row.append(Cell(mean, name in best[label, metric], test is not None and test.significant))
+            mean = numbers.score(name, metric, label).common_mean
+            mark = test is not None and test.significant and np.isfinite(mean)
+            row.append(Cell(of_metric(mean, metric), name in best[label, metric], bool(mark)))
         rows.append(tuple(row))
     caption = (
         f"Mean over {len(numbers.cases)} cases, of what all methods have. Bold: best of the column; where the mean "
@@ -151,7 +152,10 @@ def spread_table(numbers: Numbers) -> Table:
     rows = []
     for name in numbers.methods:
         scores = [numbers.score(name, m) for m in metrics]
-        texts = [f"{of_metric(s.common_mean, s.metric)} ± {of_metric(s.common_sd, s.metric)}" for s in scores]
+        texts = [
+            f"{of_metric(s.common_mean, s.metric)} ± {of_metric(s.common_sd, s.metric)}" if s.common_n else UNKNOWN
+            for s in scores
+        ]
         rows.append((Cell(name), *(Cell(t, name in best[s.metric]) for t, s in zip(texts, scores, strict=True))))
     caption = f"All metrics, {numbers.over}: mean ± standard deviation over cases, of what all methods have."
     header = ("method", *map(numbers.title, metrics))
