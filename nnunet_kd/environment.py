@@ -46,27 +46,19 @@ def dataset_paths(name_or_id: str) -> DatasetPaths:
 
 
 def torch_device(name: str) -> torch.device:
-    """The device of nnU-Net's ``-device`` flag.
-
-    Raises:
-        UserError: when the machine has no such device.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("-device cuda: no CUDA device here; use -device cpu.")
-    if name == "mps" and not torch.backends.mps.is_available():
-        raise UserError("-device mps: no MPS device here; use -device cpu.")
-    return torch.device(name)
-
-
-def choose_device(name: str) -> torch.device:
-    """The named device; ``auto`` is CUDA where there is one, else MPS, else the CPU.
+    """The device of nnU-Net's ``-device`` flag; ``auto``, which is printed: CUDA where it is, else MPS, else the CPU.
 
     Raises:
         UserError: when the machine has no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    return torch_device(name)
+        print(f"-device {name}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("-device cuda: no CUDA device here; use -device cpu.")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise UserError("-device mps: no MPS device here; use -device cpu.")
+    return torch.device(name)
 
 
 def limit_threads(device: torch.device) -> None:

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from nnunet_kd.commands.options import add_device
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Models, images and how often; nnU-Net's letters keep their meanings."""
@@ -21,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--runs", type=int, default=3, metavar="N", help="how often each model is measured (3)")
     add("--no_mirroring", nargs="+", default=[], metavar="NAME", help="models that predict without mirroring")
     add("-chk", default="checkpoint_final.pth", metavar="FILE", help="checkpoint (checkpoint_final.pth)")
-    add("-device", default="cuda", choices=["cpu", "cuda", "mps"], help="where the networks run (cuda)")
+    add_device(parser)
     add("-npp", type=int, default=3, metavar="N", help="nnUNetv2_predict's processes for preprocessing (3)")
     add("-nps", type=int, default=3, metavar="N", help="nnUNetv2_predict's processes for export (3)")
     add("--network_only", action="store_true", help="time the networks, not whole nnUNetv2_predict: seconds, no memory")

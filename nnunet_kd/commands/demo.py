@@ -3,15 +3,15 @@
 import argparse
 from pathlib import Path
 
+from nnunet_kd.commands.options import add_device
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where the demo runs and on what."""
     parser.add_argument(
         "-o", type=Path, default=Path("nnunet_kd_demo"), metavar="DIR", help="output folder; default: ./nnunet_kd_demo"
     )
-    parser.add_argument(
-        "-device", default="auto", choices=("auto", "cuda", "mps", "cpu"), help="default: CUDA, else MPS, else CPU"
-    )
+    add_device(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of data and trainings; default: 0")
     parser.add_argument("--overwrite", action="store_true", help="replace a previous demo in the output folder")
 

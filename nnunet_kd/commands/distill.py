@@ -5,6 +5,8 @@ import shlex
 import sys
 from pathlib import Path
 
+from nnunet_kd.commands.options import add_device
+
 PLAN_OPTIONS = ("--params", "--latency-budget", "--rank", "--inherit-from")
 PLAN_LISTS = ("--student-arg", "--patch_size")
 
@@ -31,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "nnUNetv2_predict, and their reference segmentations")  # fmt: skip
     add("--twin", action="store_true", help="also train the same network without teachers, and compare")
     add("-o", metavar="NAME", help="name of the student's plans; default: as in nnUNetv2_kd plan")
-    add("-device", default="auto", choices=("auto", "cuda", "mps", "cpu"), help="default: CUDA, else MPS, else CPU")
+    add_device(parser)
     add("-np", type=int, default=1, metavar="N", help="processes for preprocessing and export; default: 1")
     add("--dry-run", action="store_true", help="print the commands and stop")
 

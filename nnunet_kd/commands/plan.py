@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnunet_kd.commands.options import add_device
+
 if TYPE_CHECKING:
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -69,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODELFOLDER:FOLD",
         help="teacher whose reconstruction the student starts as; default: the one with the best validation",
     )
-    add("-device", default="cpu", choices=("cpu", "cuda", "mps"), help="device for --latency-budget; default: cpu")
+    add_device(parser, "where --latency-budget is timed", "cpu")
     add("--weights", metavar="FILE", help="local file of weights to start from (tensors only); nothing is downloaded")
     add("--role", choices=("teacher", "student"), help="which trainers the plans are for; default: student")
     add(

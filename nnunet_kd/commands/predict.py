@@ -2,6 +2,8 @@
 
 import argparse
 
+from nnunet_kd.commands.options import add_device
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """nnUNetv2_predict's letters, and the two stages."""
@@ -22,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--disable_tta", action="store_true", help="no mirroring, also for models that allow it")
     add("--continue_prediction", "--c", action="store_true", help="leave what is there already")
     add("-chk", default="checkpoint_final.pth", metavar="FILE", help="checkpoint of both models")
-    add("-device", default="cuda", choices=["cpu", "cuda", "mps"], help="where the networks run (cuda)")
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -2,6 +2,8 @@
 
 import argparse
 
+from nnunet_kd.commands.options import add_device
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """nnU-Net's letters, and what is special to soft labels."""
@@ -9,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-c", default="3d_fullres", metavar="CONFIGURATION", help="student configuration (3d_fullres)")
     parser.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="student plans (nnUNetPlans)")
     parser.add_argument("-f", default=None, metavar="FOLD", help="student fold; only for ensemble.membership same_fold")
-    parser.add_argument("-device", default="cuda", choices=["cpu", "cuda", "mps"], help="where the teachers run (cuda)")
+    add_device(parser, "where the teachers run")
     parser.add_argument("--num_parts", type=int, default=1, help="number of machines that share the export")
     parser.add_argument("--part_id", type=int, default=0, help="which of them this is, from 0")
     parser.add_argument(

@@ -39,9 +39,9 @@ def run_demo(folder: Path, device: str = "auto", seed: int = 0, overwrite: bool 
     from nnunet_kd.distill.prepare import claim, prepare
     from nnunet_kd.distill.run import run_steps
     from nnunet_kd.distill.summary import summarise
-    from nnunet_kd.environment import choose_device
+    from nnunet_kd.environment import torch_device
 
-    device = choose_device(device).type
+    device = torch_device(device).type
     make_folder(folder)
     print("\n".join(f"$ export {name}={shlex.quote(value)}" for name, value in variables.items()))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.distill.steps import Distillation
-from nnunet_kd.environment import choose_device, dataset_paths
+from nnunet_kd.environment import dataset_paths, torch_device
 from nnunet_kd.errors import UserError
 from nnunet_kd.files import write_whole
 from nnunet_kd.planning import plans as planning
@@ -107,7 +107,7 @@ def prepare(request: Request) -> Distillation:
         preprocessed=paths.preprocessed,
         results=paths.results,
         output=paths.results / f"distill_{name}" / f"{request.configuration}_fold_{request.fold}",
-        device=choose_device(request.device).type,
+        device=torch_device(request.device).type,
         processes=request.processes,
         test=request.test and (request.test[0].absolute(), request.test[1].absolute()),
         twin=request.twin,
