@@ -1,6 +1,7 @@
 """Who may import whom (docs/explanation/architecture.md)."""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ LAYERS = {
     "inference": 7,
     "evaluation": 7,
     "dataset_conversion": 7,
+    "export": 7,
     "forked": 1,
     "distill": 8,
     "demo": 9,
@@ -54,8 +56,23 @@ def imports(file):
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             yield from (a.name for a in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             yield node.module
+
+
+RUNTIME = {"numpy", "scipy", "SimpleITK", "nibabel", "imageio", "tifffile", "openvino", "onnxruntime"}
+
+
+def test_the_runtime_of_a_bundle_imports_nothing_of_the_rest():
+    for file in (ROOT / "nnunet_kd" / "export" / "runtime").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                assert node.level == 1, file
+            else:
+                names = [n.name for n in node.names] if isinstance(node, ast.Import) else []
+                names += [node.module] if isinstance(node, ast.ImportFrom) else []
+                for name in names:
+                    assert name.split(".")[0] in RUNTIME | sys.stdlib_module_names, f"{file} imports {name}"
 
 
 @pytest.mark.parametrize(("file", "module"), [pytest.param(*m, id=m[1]) for m in modules()])
