@@ -15,6 +15,7 @@ COMMANDS = {
     "preprocess-unlabeled": "preprocess images without labels, for students and cross-teaching",
     "softlabels": "export, import or verify the soft labels of an ensemble",
     "predict": "coarse-to-fine prediction: a coarse network finds the box that a fine one segments",
+    "export": "turn a trained model into a bundle that predicts by itself, without PyTorch and nnU-Net",
     "evaluate": "compare predictions with references: overlap, volumes, surface distances",
     "benchmark": "measure models against each other: time, memory, processor, parameters, FLOPs",
     "report": "compare methods on the same cases: one page with tables, tests, figures and pictures",
