@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,12 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
         results = Path(nnUNet_results) / self.plans_manager.dataset_name
         member = named_member(named, results) if named else best_member(ensemble.models)
         training, validation = nnUNetTrainer.get_tr_and_val_datasets(self)
+        alone = replace(ensemble, models=(member.model.with_folds([member.fold]),))
+        if self.fold != "all" and (seen := alone.seen_by_teachers(validation.identifiers)):
+            self.print_to_log_file(
+                f"WARNING: the student inherits from a network that was trained on {len(seen)} of "
+                f"{len(validation.identifiers)} validation cases of this fold; its validation Dice is optimistic."
+            )
         scores = inherit(
             self.bare_network, member, ensemble.student, training, validation, self.device, self.kd.schedule.seed or 0
         )

@@ -157,6 +157,8 @@ def run(args: argparse.Namespace) -> None:
         plans = compose("candidate", candidate)
         return ranking.untrained_dice(plans, chosen[0], dataset_json, candidate, preprocessed, results)
 
+    if args.o and not args.list_taps:  # before candidates are measured for minutes
+        planning.check_target(preprocessed / f"{planning.check_plans_name(args.o)}.json", args.p, args.overwrite)
     tables_of_candidates: list[str] = []
     if args.latency_budget is not None or args.rank == "dice":
         config, tables_of_candidates = choose_student(args, chosen, config, dataset_json, compose, dice)

@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import re
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -99,13 +98,13 @@ def _run_together(steps: Sequence[Step], logs: Path, go_on: str) -> dict[str, fl
 
 
 def _bar(step: Step, position: int) -> Any:
-    return tqdm(total=step.epochs, desc=step.title, unit="epoch", position=position, leave=False, mininterval=1)
+    return tqdm(total=step.epochs, desc=step.title, unit="epoch", position=position, leave=False, disable=None)
 
 
 def _show(bar: Any, epochs: int) -> None:
     if epochs > bar.n:
         bar.update(epochs - bar.n)
-    elif sys.stderr.isatty():
+    else:
         bar.refresh()  # the time
 
 

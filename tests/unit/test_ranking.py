@@ -4,6 +4,7 @@ import pytest
 
 from nnunet_kd.cli import main
 from nnunet_kd.files import load_json_file
+from nnunet_kd.planning import ranking
 from nnunet_kd.planning.ranking import format_ranked, rank, shapes
 from nnunet_kd.planning.student import parse_student
 from tests.unit.test_online_trainers import TEACHER, make_teacher
@@ -79,3 +80,12 @@ def test_what_cannot_be_ranked_or_inherited_is_one_sentence(toy, capsys, argumen
     assert stop.value.code == 2
     assert sentence in capsys.readouterr().err
     assert not (toy.preprocessed / "S.json").exists()
+
+
+def test_plans_that_are_there_are_refused_before_anything_is_measured(toy, monkeypatch, capsys):
+    monkeypatch.setattr(ranking, "untrained_dice", lambda *_: pytest.fail("measured"))
+    (toy.preprocessed / "S.json").write_text("{}")
+    with pytest.raises(SystemExit) as stop:
+        main(["plan", "-d", "900", "-c", "3d_fullres", "-o", "S", "--params", "2k", "--rank", "dice"])
+    assert stop.value.code == 2
+    assert "S.json" in capsys.readouterr().err

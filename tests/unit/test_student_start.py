@@ -78,6 +78,15 @@ def test_a_named_teacher_is_inherited_from(toy):
     assert equal(after, weights_of(toy, 0))
 
 
+def test_a_teacher_that_has_seen_the_validation_cases_is_warned_of(toy):
+    splits = [{"train": ["case_0", "case_1"], "val": ["case_2"]}, {"train": ["case_2"], "val": ["case_0"]}]
+    (toy.preprocessed / "splits_final.json").write_text(json.dumps(splits))
+    for fold, seen in ((0, False), (1, True)):
+        write_student(toy, inherit_from=f"{TEACHER}:{fold}", start="inherit")
+        _, _, log = started(STORED)
+        assert ("inherits from a network that was trained on 1 of 1 validation cases" in log_of(log)) == seen
+
+
 def test_a_narrower_student_is_reconstructed_and_measured_the_same_every_time(toy):
     write_student(toy, [8, 4, 4])
     before, after, log = started(STORED)
