@@ -1,8 +1,6 @@
 """What a distillation has brought, in a few lines."""
 
 from pathlib import Path
-from statistics import median
-from typing import Any
 
 from nnunet_kd.distill.steps import Distillation
 from nnunet_kd.files import load_json_file
@@ -16,26 +14,16 @@ def summarise(distillation: Distillation) -> str:
 
 
 def _of_test_cases(distillation: Distillation) -> list[str]:
-    output = distillation.on_test_cases
-    report = load_json_file(output / "report" / "report.json")
-    models = load_json_file(output / "benchmark" / "benchmark.json")["models"]
+    folder = distillation.on_test_cases / "report"
+    report = load_json_file(folder / "report.json")
     dice = {s["method"]: s["mean"] for s in report["scores"] if s["metric"] == "Dice" and s["label"] == "mean"}
-    student, ensemble = models["student"], models["ensemble"]
     kept = dice["student"] / dice["ensemble"] if dice["ensemble"] else float("nan")
-    lines = [f"Dice {dice['student']:.4f}, the ensemble's is {dice['ensemble']:.4f}: {kept:.1%} kept"]
+    lines = [f"Dice {dice['student']:.4f}, the ensemble's is {dice['ensemble']:.4f}: {kept:.1%} kept."]
     if "twin" in dice:
         gain = 100 * (dice["student"] - dice["twin"])
-        lines.append(f"Without teachers the same network has {dice['twin']:.4f}: {gain:+.1f} points by distillation")
-    return [
-        *lines,
-        f"Network time: {_times(ensemble, student)} less than the ensemble's (nnUNetv2_kd benchmark measures more)",
-        f"Parameters: {student['cost']['parameters']:,} of {ensemble['cost']['parameters']:,}",
-        f"Report: {output / 'report' / 'report.html'}",
-    ]
-
-
-def _times(slow: dict[str, Any], fast: dict[str, Any]) -> str:
-    return f"{median(slow['network_seconds']) / median(fast['network_seconds']):.1f} times"
+        lines.append(f"Without teachers the same network has {dice['twin']:.4f}: {gain:+.1f} points by distillation.")
+    cost = report["headline"][-1]["sentence"]
+    return [*lines, cost, f"Report: {folder / 'report.html'}"]
 
 
 def _of_validation(distillation: Distillation) -> list[str]:

@@ -237,17 +237,12 @@ def test_the_summary_has_what_was_kept_and_what_it_costs(toy):
         {"method": m, "label": "mean", "metric": "Dice", "mean": d}
         for m, d in (("ensemble", 0.8), ("student", 0.796), ("twin", 0.75))
     ]
-    models = {
-        m: {"network_seconds": [s, s], "cost": {"parameters": n}}
-        for m, s, n in (("ensemble", 4.0, 2000), ("student", 0.1, 100))
-    }
-    for name, content in (("report/report.json", {"scores": scores}), ("benchmark/benchmark.json", {"models": models})):
-        (made / name).parent.mkdir(parents=True)
-        (made / name).write_text(json.dumps(content))
+    headline = [{"sentence": "Dice."}, {"sentence": "student spends 40 times less network time."}]
+    (made / "report").mkdir(parents=True)
+    (made / "report" / "report.json").write_text(json.dumps({"scores": scores, "headline": headline}))
     lines = summarise(distillation).splitlines()
-    assert lines[0] == "Dice 0.7960, the ensemble's is 0.8000: 99.5% kept"
-    assert lines[1] == "Without teachers the same network has 0.7500: +4.6 points by distillation"
-    assert lines[2].startswith("Network time: 40.0 times less than the ensemble's")
-    assert lines[3] == "Parameters: 100 of 2,000"
-    assert lines[4] == f"Report: {made / 'report' / 'report.html'}"
-    assert lines[5].endswith("nnUNetTrainerKDEnsemble__Small__3d_fullres, fold all")
+    assert lines[0] == "Dice 0.7960, the ensemble's is 0.8000: 99.5% kept."
+    assert lines[1] == "Without teachers the same network has 0.7500: +4.6 points by distillation."
+    assert lines[2] == "student spends 40 times less network time."
+    assert lines[3] == f"Report: {made / 'report' / 'report.html'}"
+    assert lines[4].endswith("nnUNetTrainerKDEnsemble__Small__3d_fullres, fold all")
