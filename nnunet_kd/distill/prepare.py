@@ -2,6 +2,7 @@
 
 import shlex
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -113,7 +114,13 @@ def prepare(request: Request) -> Distillation:
         twin=request.twin,
         data_folder=paths.preprocessed / identifier,
         base_plans=request.base_plans,
+        makes_bundle=can_make_bundles(),
     )
+
+
+def can_make_bundles() -> bool:
+    """Whether the packages of the extra ``export`` are there."""
+    return all(find_spec(name) is not None for name in ("openvino", "onnxruntime"))
 
 
 def claim(distillation: Distillation) -> None:

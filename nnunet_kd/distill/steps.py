@@ -62,6 +62,7 @@ class Distillation:
         twin: whether the same network is trained without teachers, for comparison.
         data_folder: of the preprocessed configuration.
         base_plans: plans that made it.
+        makes_bundle: whether the packages for a bundle are there.
     """
 
     dataset: str
@@ -80,6 +81,7 @@ class Distillation:
     twin: bool
     data_folder: Path
     base_plans: str
+    makes_bundle: bool
 
     @property
     def students(self) -> dict[str, Path]:
@@ -102,10 +104,10 @@ class Distillation:
             groups.append([Step("soft labels: what the teachers say about every case", command, "softlabels")])
         trained = self.students
         groups.append([self._train(name, folder) for name, folder in trained.items()])
-        if self.test is None:
-            return groups
-        groups += [[step] for step in (*self._predict_teachers(), *map(self._predict, trained))]
-        return [*groups, [self._benchmark()], [self._report()]]
+        if self.test is not None:
+            groups += [[step] for step in (*self._predict_teachers(), *map(self._predict, trained))]
+            groups += [[self._benchmark()], [self._report()]]
+        return [*groups, [self._bundle()]] if self.makes_bundle else groups
 
     @property
     def on_test_cases(self) -> Path:
@@ -113,6 +115,11 @@ class Distillation:
         assert self.test is not None
         digest = hashlib.sha256("\0".join(map(str, self.test)).encode()).hexdigest()[:8]
         return self.output / f"test_{digest}"
+
+    @property
+    def bundle(self) -> Path:
+        """The student without PyTorch and nnU-Net."""
+        return self.output / "bundle"
 
     @property
     def _plans_file(self) -> Path:
@@ -196,6 +203,12 @@ class Distillation:
         command += ["--benchmark", str(self.on_test_cases / "benchmark" / "benchmark.json"), "-np", str(self.processes)]
         command += ["--title", f"{self.plans}, {self.configuration}", "-o", str(output), "--overwrite"]
         return Step("the report", command, "report", (output / "report.json").is_file, True)
+
+    def _bundle(self) -> Step:
+        command = ["nnUNetv2_kd", "export", "-m", str(self.students["student"]), "-f", self.fold]
+        command += ["-o", str(self.bundle), "--overwrite"]
+        command += ["--check", str(self.test[0])] if self.test else []
+        return Step("the bundle", command, "export", (self.bundle / "bundle.json").is_file, True)
 
 
 def _folds(folds: Sequence[int | str]) -> str:

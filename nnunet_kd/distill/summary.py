@@ -10,6 +10,10 @@ def summarise(distillation: Distillation) -> str:
     """Dice kept, gain over the twin, time, size and paths; on validation cases where there are no test cases."""
     lines = _of_validation(distillation) if distillation.test is None else _of_test_cases(distillation)
     folder = distillation.students["student"]
+    if distillation.makes_bundle:
+        lines.append(f"Bundle, which predicts without PyTorch and nnU-Net: {distillation.bundle}")
+    else:
+        lines.append("No bundle was made; pip install 'nnunet-kd[export]', and the same command again makes it.")
     return "\n".join([*lines, f"Model folder: {folder}, fold {distillation.fold}"])
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from nnunet_kd.cli import main
+from nnunet_kd.distill import prepare as preparing
 from nnunet_kd.distill import run as running
 from nnunet_kd.distill.prepare import Request, claim, prepare
 from nnunet_kd.distill.run import run_steps
@@ -26,6 +27,7 @@ def toy(tmp_path, monkeypatch):
     """A planned data set with a teacher of two finished folds, and a test case."""
     toy = make_toy(tmp_path, monkeypatch, cases=1)
     add_teacher(toy, TEACHER)
+    monkeypatch.setattr(preparing, "can_make_bundles", lambda: True)
     for folder, name in (("imagesTs", "case_9_0000"), ("labelsTs", "case_9")):
         (toy.raw / folder).mkdir()
         (toy.raw / folder / f"{name}.nii.gz").touch()
@@ -70,9 +72,18 @@ def test_every_command_is_one_that_a_user_may_type(toy):
 def test_the_order_is_plans_labels_trainings_predictions_times_report(toy):
     found = [c[1] if c[0] == "nnUNetv2_kd" else c[0] for c in commands(prepare(request(toy)))]
     predictions = ["nnUNetv2_predict_from_modelfolder", "nnUNetv2_predict", "nnUNetv2_predict"]
-    assert found == ["plan", "softlabels", "nnUNetv2_train", "nnUNetv2_train", *predictions, "benchmark", "report"]
+    assert found == [
+        "plan",
+        "softlabels",
+        "nnUNetv2_train",
+        "nnUNetv2_train",
+        *predictions,
+        "benchmark",
+        "report",
+        "export",
+    ]
     groups = prepare(request(toy)).steps()
-    assert [len(group) for group in groups] == [1, 1, 2, 1, 1, 1, 1, 1]  # student and twin side by side
+    assert [len(group) for group in groups] == [1, 1, 2, 1, 1, 1, 1, 1, 1]  # student and twin side by side
 
 
 def test_teachers_in_several_folders_are_an_ensemble_of_their_probabilities(toy):
@@ -83,7 +94,7 @@ def test_teachers_in_several_folders_are_an_ensemble_of_their_probabilities(toy)
     assert first[-5:-4] == second[-5:-4] == ["--save_probabilities"]
     assert ensemble[0] == "nnUNetv2_ensemble"
     assert ensemble[2:4] == [first[4], second[4]]
-    model = found[-2][found[-2].index("--model") + 1]
+    model = found[-3][found[-3].index("--model") + 1]
     assert model == f"ensemble={toy.results / TEACHER}:0,1,{toy.results / teachers[1]}"
 
 
@@ -245,4 +256,12 @@ def test_the_summary_has_what_was_kept_and_what_it_costs(toy):
     assert lines[1] == "Without teachers the same network has 0.7500: +4.6 points by distillation."
     assert lines[2] == "student spends 40 times less network time."
     assert lines[3] == f"Report: {made / 'report' / 'report.html'}"
-    assert lines[4].endswith("nnUNetTrainerKDEnsemble__Small__3d_fullres, fold all")
+    assert lines[4].endswith(str(distillation.bundle))
+    assert lines[5].endswith("nnUNetTrainerKDEnsemble__Small__3d_fullres, fold all")
+
+
+def test_without_its_packages_there_is_no_bundle(toy, monkeypatch):
+    monkeypatch.setattr(preparing, "can_make_bundles", lambda: False)
+    distillation = prepare(request(toy, test=None))
+    assert commands(distillation)[-1][0] == "nnUNetv2_train"
+    assert "No bundle was made; pip install 'nnunet-kd[export]'" in summarise(distillation)
