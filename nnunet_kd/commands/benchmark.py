@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> None:
 
     benchmark = run_benchmark(competitors, conditions, logs, args.network_only)
     text = format_benchmark(benchmark)
+    print(f"\n{text}\n")  # before the files: what was measured is not lost when the disk is full
     write_json(file, benchmark)
     write_whole(file.with_suffix(".md"), lambda f: f.write_text(text + "\n", encoding="utf-8"))
-    print(f"\n{text}\n\nWrote {file} and {file.with_suffix('.md')}; the commands' output is in {logs}")
+    print(f"Wrote {file} and {file.with_suffix('.md')}; the commands' output is in {logs}")

@@ -55,8 +55,8 @@ def run(args: argparse.Namespace) -> None:
     processes = args.np or min(default_num_processes, os.cpu_count() or 1)
     dataset_json = args.djfile or find_dataset_json(args.i, args.r)
     summary = evaluate_folder(args.i, args.r, dataset_json, settings, processes, args.chill)
+    print(format_means(summary))  # before the files: it is not lost when the disk is full
     write_evaluation(summary, output)
-    print(format_means(summary))
     print(f"Wrote {output / 'summary.json'} and {output / 'metrics.csv'}")
 
 

@@ -46,10 +46,10 @@ def parse_model(text: str) -> ModelSpec:
             parts[-1] += f",{piece}"
         else:
             parts.append(piece)
-    if not equals or not re.fullmatch(r"[^/\\|\x00-\x1f]+", name) or not all(parts):
+    if not equals or not re.fullmatch(r"[^/\\|\x00-\x1f]{1,60}", name) or not all(parts):
         raise UserError(
             f"--model {text}: expected NAME=FOLDER, with folds NAME=FOLDER:0,1, several as NAME=FOLDER:0,FOLDER2:0; "
-            "a name has no slash and no bar."
+            "a name has at most 60 characters, no slash and no bar."
         )
     pairs = (split_folds(part, "--model") for part in parts)
     return ModelSpec(name, tuple((Path(folder).expanduser(), folds) for folder, folds in pairs))

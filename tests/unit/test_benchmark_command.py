@@ -1,15 +1,20 @@
 """``nnUNetv2_kd benchmark`` without measuring: what it takes, what it refuses, what its tables say."""
 
+import errno
 import json
+import os
+import sys
 from dataclasses import make_dataclass
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 
+from nnunet_kd import files
 from nnunet_kd.cli import main
 from nnunet_kd.errors import UserError
-from nnunet_kd.evaluation.benchmark import run
+from nnunet_kd.evaluation.benchmark import competitors, run
 from nnunet_kd.evaluation.benchmark.competitors import Competitor, Conditions, find_cases, find_competitors
 from nnunet_kd.evaluation.benchmark.network import take_turns
 from nnunet_kd.evaluation.benchmark.table import format_benchmark
@@ -99,10 +104,18 @@ def test_images_that_are_not_there(results, images):
             find_cases(folder, model, None)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such a name")
+def test_a_name_that_simpleitk_dies_of_is_refused(results, images):
+    Path(os.fsdecode(os.fsencode(images) + b"/c\xff_0000.nii.gz")).touch()
+    with pytest.raises(UserError, match=r"c\\xff_0000.nii.gz is not UTF-8"):
+        find_cases(images, find(results, f"a=RESULTS/{A}")[0].models[0], None)
+
+
 def test_bad_options_leave_nothing_behind(results, images, tmp_path, capsys):
     out = tmp_path / "out"
     usual = ("--model", f"a={results / A}", "-i", images, "-o", out, "-device", "cpu")
     assert "expected NAME=FOLDER" in refuse(capsys, "--model", results / A, *usual[2:])
+    assert "at most 60 characters" in refuse(capsys, "--model", f"{'n' * 61}={results / A}", *usual[2:])
     assert "--runs 0: expected at least 1" in refuse(capsys, *usual, "--runs", "0")
     assert "0 for both or for neither" in refuse(capsys, *usual, "-npp", "0")
     assert "fold_9" in refuse(capsys, "--model", f"a={results / A}:9", *usual[2:])
@@ -180,6 +193,20 @@ def test_a_single_model_has_no_ratios_and_folders_may_differ():
     text = format_benchmark(BENCHMARK | {"models": {"ensemble": measured([1], cost)}})
     assert cells(text, "GFLOPs per patch") == [["differs between folders"]]
     assert cells(text, "parameters") == [["4,000,000"]]
+
+
+def test_a_full_disk_keeps_what_was_measured_on_the_screen(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(competitors, "find_competitors", lambda *_: [Competitor("a", (Mock(),), True)])
+    monkeypatch.setattr(competitors, "find_cases", lambda *_: {})
+    monkeypatch.setattr(run, "run_benchmark", lambda *_: BENCHMARK)
+    monkeypatch.setattr(files, "sync_to_disk", Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+    with pytest.raises(SystemExit) as stop:
+        main(["benchmark", "--model", "a=b", "-i", "images", "-o", str(tmp_path / "out"), "-device", "cpu"])
+    assert stop.value.code == 2
+    printed = capsys.readouterr()
+    assert "10x (4 to 12)" in printed.out
+    assert "benchmark.json: cannot be written (No space left" in printed.err
+    assert [f.name for f in (tmp_path / "out").iterdir()] == ["logs"]
 
 
 def test_a_benchmark_read_back_from_json_gives_the_same_tables():

@@ -1,11 +1,14 @@
 """``nnUNetv2_kd evaluate``: files in, summary.json and metrics.csv out, and every mistake in one sentence."""
 
 import csv
+import errno
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import nibabel as nib
 import numpy as np
@@ -13,6 +16,7 @@ import pytest
 import SimpleITK as sitk
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
+from nnunet_kd import files
 from nnunet_kd.cli import main
 from nnunet_kd.errors import UserError
 from nnunet_kd.evaluation.segmentations import read_segmentation
@@ -243,6 +247,19 @@ def test_complex_numbers_and_dangling_links_are_no_segmentations(folders, capsys
     sentence = refusal(capsys, folders)
     for part in ("2 of 4 cases", "complex.nii.gz: holds colours or complex", "link.nii.gz: cannot be read"):
         assert part in sentence
+
+
+def test_a_full_disk_keeps_the_numbers_on_the_screen_and_the_old_files(folders, capsys, monkeypatch):
+    (folders[0] / "summary.json").write_text("old")
+    monkeypatch.setattr(files, "sync_to_disk", Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+    with pytest.raises(SystemExit) as caught:
+        evaluate(folders)
+    assert caught.value.code == 2
+    printed = capsys.readouterr()
+    assert "0.8333" in printed.out
+    assert "metrics.csv: cannot be written (No space left" in printed.err.splitlines()[-1]
+    assert sorted(f.name for f in folders[0].iterdir()) == ["half.nii.gz", "same.nii.gz", "summary.json"]
+    assert (folders[0] / "summary.json").read_text() == "old"
 
 
 def test_the_imaginary_part_is_not_dropped(tmp_path):

@@ -383,7 +383,7 @@ def test_one_class_in_two_dimensions_is_tested_once_and_shown_large(tmp_path):
     for text in (page, (tmp_path / "out" / "report.md").read_text()):
         assert "Distances in pixels" in text
         assert "HD95 (pixels)" in text
-        assert "cell 1 pixels" in text
+        assert "NSD tolerance (pixels): cell 1" in text
         assert not re.search(r"\bmm\b", text)
     picture = imread(tmp_path / "out" / "plots" / "case_small_worst.png")[..., :3]
     blue = (picture[..., 2] - picture[..., 0] > 0.3).nonzero()[0]  # the contour

@@ -16,7 +16,8 @@ from nnunet_kd.evaluation.report.optimism import find_exposure
 from nnunet_kd.evaluation.report.overlays import CaseView, choose_cases, draw_case, slice_of_most_disagreement
 from nnunet_kd.evaluation.report.soft_labels import soft_label_entropy
 from nnunet_kd.evaluation.report.style import COLORS, method_styles
-from nnunet_kd.evaluation.report.volumes import Geometry
+from nnunet_kd.evaluation.report.volumes import Geometry, Volumes
+from nnunet_kd.evaluation.segmentations import LabelDefinition
 from nnunet_kd.softlabels.store import SoftLabelStore
 from nnunet_kd.teachers import TeacherModel
 
@@ -113,6 +114,7 @@ def test_ratio_is_a_geometric_mean_of_the_same_cases():
         ({"models": 7}, "not a benchmark"),
         ({"models": {"student": []}}, "not a benchmark"),
         ({"device": ["cpu"]}, "device"),
+        ({"versions": {"torch": [["2"]]}}, "versions: expected no more than one level"),
         ({"network_seconds": [1.0, -0.5]}, "models.student.network_seconds"),
         ({"network_seconds": [1.0, math.nan]}, "models.student.network_seconds"),
         ({"network_seconds": 3}, "models.student.network_seconds"),
@@ -131,7 +133,7 @@ def test_a_benchmark_of_impossible_numbers_is_refused(tmp_path, broken, message)
     (tmp_path / "benchmark.json").write_text(json.dumps(content))
     found = load_benchmark(tmp_path / "benchmark.json", ["student", "twin"])
     assert collect_costs(["student", "twin"], {}, found)["student"] == Cost("student", None, 4, network_seconds=(1.0,))
-    top = {k: v for k, v in broken.items() if k in content}
+    top = {k: v for k, v in broken.items() if k in ("models", "device", "versions")}
     content = content | top if top else {"models": {"student": broken}}
     (tmp_path / "benchmark.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=message):
@@ -339,3 +341,36 @@ def test_entropy_of_a_soft_label_store(tmp_path):
     assert len(found.figures["median", "case2"].axes) == 3
     with pytest.raises(UserError, match="no case"):
         soft_label_entropy(SoftLabelStore.create(tmp_path / "empty", manifest).folder)
+
+
+def write_map(file, array):
+    np.savez(file, probabilities=array)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.full((2, 1, 2, 2), "a"),
+        np.full((2, 1, 2, 2), 0.5 + 0j),
+        np.full((2, 1, 2, 2), math.nan),
+        np.full((2, 1, 2, 2), -3.0),
+        np.full((2, 1, 2, 2), 200, np.uint8),
+        np.full((2, 1, 2, 2), {}, object),
+        np.zeros((2, 0, 2, 2)),
+        np.zeros((3, 1, 2, 2)),
+        np.zeros(2),
+    ],
+    ids=["text", "complex", "NaN", "negative", "counts", "objects", "no voxels", "channels", "axes"],
+)
+def test_what_is_no_map_of_probabilities_is_named(tmp_path, array):
+    content = {"labels": {"background": 0, "cell": 1}, "file_ending": ".nii.gz"}
+    volumes = Volumes(LabelDefinition((), None, ".nii.gz", content), tmp_path)
+    good = np.full((2, 1, 2, 2), 0.5, np.float16)
+    write_map(tmp_path / "a.npz", good)
+    assert np.array_equal(volumes.probabilities(tmp_path, "a"), good)
+    write_map(tmp_path / "a.npz", array)
+    with pytest.raises(UserError, match=r"a\.npz"):
+        volumes.probabilities(tmp_path, "a")
+    (tmp_path / "a.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:100])
+    with pytest.raises(UserError, match=r"a\.npz"):
+        volumes.probabilities(tmp_path, "a")

@@ -10,6 +10,7 @@ from nnunetv2.utilities.utils import get_identifiers_from_splitted_dataset_folde
 
 from nnunet_kd.errors import UserError
 from nnunet_kd.evaluation.efficiency import CHECKPOINT, ModelSpec
+from nnunet_kd.files import list_folder
 from nnunet_kd.softlabels.geometry import channel_names
 from nnunet_kd.teachers import TeacherModel
 
@@ -100,7 +101,7 @@ def find_cases(images: Path, model: TeacherModel, number: int | None) -> dict[st
     """
     ending, channels = file_ending(model), image_channels(model)
     named = re.compile(rf".+_\d{{4}}{re.escape(ending)}")
-    if not images.is_dir() or not any(named.fullmatch(f.name) for f in images.iterdir()):
+    if not images.is_dir() or not any(named.fullmatch(f.name) for f in list_folder(images)):
         raise UserError(f"-i {images}: no images named CASE_0000{ending} there.")
     cases = [str(c) for c in get_identifiers_from_splitted_dataset_folder(str(images), ending)]
     if number is not None and not 1 <= number <= len(cases):

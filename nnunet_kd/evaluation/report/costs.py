@@ -90,6 +90,9 @@ def load_benchmark(file: Path, methods: Sequence[str]) -> dict[str, Any]:
         )
     if not isinstance(content.get("device", ""), str):
         raise UserError(f"{file}: device: found {content['device']!r}, expected text.")
+    for key, value in content.items():
+        if key != "models" and not _is_flat(value):
+            raise UserError(f"{file}: {key}: expected no more than one level of lists or objects.")
     for name, model in models.items():
         _check_model(model, f"{file}: models.{name}")
     return content
@@ -107,6 +110,11 @@ def _check_model(model: Mapping[str, Any], where: str) -> None:
     for key in COUNTED:
         if counts.get(key) is not None and not _is_amount(counts[key]):
             raise UserError(f"{where}.cost.{key}: found {counts[key]!r}, expected a number, 0 or more.")
+
+
+def _is_flat(value: Any) -> bool:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return not any(isinstance(part, dict | list) for part in parts)
 
 
 def _is_amount(value: Any) -> bool:

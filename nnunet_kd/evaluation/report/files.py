@@ -88,7 +88,7 @@ def _settings_lines(settings: Mapping[str, Any]) -> dict[str, str]:
     tolerances, unit = settings.get("nsd_tolerance_mm", {}), distance_unit(settings)
     lines = {"empty masks": "; ".join(settings.get("rules", ()))}
     if tolerances:
-        lines["NSD tolerance"] = ", ".join(f"{name} {t:g} {unit}" for name, t in tolerances.items())
+        lines[f"NSD tolerance ({unit})"] = ", ".join(f"{name} {t:g}" for name, t in tolerances.items())
     if settings.get("ignore_label") is not None:
         lines["ignore label"] = str(settings["ignore_label"])
     return {name: text for name, text in lines.items() if text}
