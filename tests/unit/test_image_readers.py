@@ -142,6 +142,22 @@ def test_a_perfect_teacher_teaches_the_reference_with_every_reader_on_every_path
             assert dice(ensemble) == 1, (theirs, configuration)
 
 
+def test_readers_that_take_different_affines_from_one_header_agree_about_its_voxels(tmp_path):
+    """nibabel takes the sform of this header, SimpleITK the qform."""
+    raw(tmp_path, ".nii.gz", GEOMETRIES["LPS"])
+    for file in tmp_path.glob("*/*.nii.gz"):
+        image = nib.load(file)
+        image.set_sform(affine("PIR", False), 4)
+        image.set_qform(affine("LPS", False), 1)
+        image.to_filename(file)
+    readers = [recursive_find_reader_writer_by_name(r)() for r in ("SimpleITKIOWithReorient", "NibabelIOWithReorient")]
+    mine, theirs = (r.read_images([str(tmp_path / "imagesTr" / f"{IMAGE}.nii.gz")])[0] for r in readers)
+    assert mine.shape != theirs.shape, "the two affines are different"
+    space = student(tmp_path, "SimpleITKIOWithReorient", "3d_fullres")
+    for reader in MEDICAL:
+        assert dice(ensemble_of(space, reader, "2d")) == 1, reader
+
+
 def expected_path(mine: str, theirs: str, configuration: str) -> str:
     turned = mine != theirs and any("Reorient" in r for r in (mine, theirs))
     return "original" if turned or configuration == "2d" else "resampled"
