@@ -248,7 +248,8 @@ def _labels(dataset_json: Mapping[str, Any]) -> tuple[Any, Any]:
 def channel_names(dataset_json: Mapping[str, Any]) -> list[str]:
     """Names of the image channels of a ``dataset.json``, in order; ``modality`` is the word of nnU-Net v1."""
     names = dataset_json.get("channel_names", dataset_json.get("modality", {}))
-    return [str(names[number]) for number in sorted(names, key=int)]
+    numbers = sorted(names, key=int) if all(n.isdecimal() for n in names) else names  # others count as they are listed
+    return [str(names[number]) for number in numbers]
 
 
 def spacing_3d(configuration: ConfigurationManager, original_spacing: Sequence[float]) -> list[float]:

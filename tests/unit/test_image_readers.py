@@ -235,6 +235,8 @@ def test_a_raw_image_that_cannot_be_used_stops_the_export_with_its_name(tmp_path
         ({"0": "CT"}, {"0": "CT", "1": "PET"}, "channels CT, PET, the student's data set has CT"),
         ({"0": "CT"}, {"0": "T1"}, "channels T1, the student's data set has CT"),
         ({"0": "CT", "1": "PET"}, {"1": "pet", "0": "ct"}, None),
+        ({"0": "CT", "1": "PET"}, {"first": "CT", "second": "PET"}, None),
+        ({str(i): str(i) for i in range(11)}, {str(i): str(i) for i in reversed(range(11))}, None),
     ],
 )
 def test_teachers_take_the_students_channels_in_the_students_order(tmp_path, mine, theirs, sentence):
