@@ -120,8 +120,11 @@ def _common_names(predictions: Path, references: Path, ending: str, chill: bool)
     for flag, folder in (("-i", predictions), ("-r", references)):
         if not folder.is_dir():
             raise UserError(f"{flag} {folder}: no such folder.")
-        found.append({p.name for p in list_folder(folder) if p.name.endswith(ending)})
-        if not found[-1]:
+        files = [p for p in list_folder(folder) if p.name.endswith(ending)]
+        if bad := [p for p in files if not p.is_file()]:
+            raise UserError(f"{flag} {bad[0]}: is a folder or a link to nothing.")
+        found.append({p.name for p in files})
+        if not files:
             raise UserError(f"{flag} {folder}: holds no {ending} file (the file_ending of dataset.json).")
     there, wanted = found
     problems = []
