@@ -157,7 +157,7 @@ class Ensemble:
         "same_fold: those trained on exactly the student's training cases",
     )
     mirroring: bool = value(True, "teachers predict with their test-time mirroring")
-    step_size: float = number(0.5, "sliding-window step as a fraction of the patch", above=0, maximum=1)
+    step_size: float = number(0.5, "sliding-window step as a fraction of the patch", minimum=0.01, maximum=1)
     use_gaussian: bool = value(True, "Gaussian weighting of sliding windows")
     precision: Literal["default", "bf16"] = value(
         "default",

@@ -42,8 +42,8 @@ def run(args: argparse.Namespace) -> None:
     for flag, number, least in (("--margin", args.margin, 0), ("--margin-mm", args.margin_mm, 0)):
         if not number >= least or number == float("inf"):
             raise UserError(f"{flag} {number}: expected a number >= {least}.")
-    if not 0 < args.step_size <= 1:
-        raise UserError(f"-step_size {args.step_size}: expected a number in (0, 1].")
+    if not 0.01 <= args.step_size <= 1:  # billions of windows otherwise
+        raise UserError(f"-step_size {args.step_size}: expected a number from 0.01 to 1.")
     models = []
     for flag, text in (("--coarse", args.coarse), ("--fine", args.fine)):
         chosen = parse_teacher(str(Path(text).expanduser().absolute()), Path())

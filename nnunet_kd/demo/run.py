@@ -82,6 +82,7 @@ def make_folder(folder: Path) -> None:
     """Makes an empty demo folder in place of a previous demo."""
     if (folder / MARKER).is_file():
         shutil.rmtree(folder)
-    for name in (*FOLDERS, "logs"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    (folder / MARKER).write_text("Made by nnUNetv2_kd demo; --overwrite removes this folder.\n")
+    with writing(folder):
+        for name in (*FOLDERS, "logs"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / MARKER).write_text("Made by nnUNetv2_kd demo; --overwrite removes this folder.\n")

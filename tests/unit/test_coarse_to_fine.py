@@ -247,7 +247,8 @@ def test_what_is_there_is_kept_when_asked(model, tmp_path, capsys):
         ({"-o": "{source}"}, "is the folder of the images"),
         ({"--margin": "-1"}, "--margin -1.0: expected a number >= 0"),
         ({"--margin-mm": "nan"}, "--margin-mm nan: expected a number >= 0"),
-        ({"-step_size": "0"}, "-step_size 0.0: expected a number in (0, 1]"),
+        ({"-step_size": "0"}, "-step_size 0.0: expected a number from 0.01 to 1"),
+        ({"-step_size": "1e-9"}, "-step_size 1e-09: expected a number from 0.01 to 1"),
     ],
 )
 def test_a_users_mistake_is_one_sentence(model, tmp_path, capsys, change, sentence):

@@ -53,6 +53,7 @@ def test_round_trip_through_json():
         ('{"teachers": [{"folder": "A__B__C", "folds": [0.5]}]}', ["kd.teachers[0].folds[0]", "0.5"]),
         ('{"teachers": [{"folder": "A__B__C", "checkpoint": "../../x.pth"}]}', ["checkpoint", "file name"]),
         ('{"ensemble": {"name": "../up"}}', ["kd.ensemble.name", "letters"]),
+        ('{"ensemble": {"step_size": 1e-9}}', ["kd.ensemble.step_size", ">= 0.01"]),
         ('{"ensemble": {"step_size": 1.5}}', ["kd.ensemble.step_size", "<= 1"]),
         ('{"ensemble": {"mirroring": 1}}', ["kd.ensemble.mirroring", "true | false"]),
         ('{"features": {"pairs": [{"student": "encoder.0"}]}}', ["kd.features.pairs[0].teacher", "missing"]),
