@@ -161,7 +161,7 @@ def apply_settings(block: Mapping[str, Any], settings: list[str]) -> dict[str, A
             raise UserError(f"--set {setting}: expected KEY=VALUE, for example schedule.num_epochs=100.")
         try:
             value = json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             value = text
         *parents, last = key.removeprefix("kd.").split(".")
         target = result

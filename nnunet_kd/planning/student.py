@@ -115,7 +115,7 @@ def parse_arguments(arguments: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"--student-arg {argument}: expected KEY=VALUE, for example dropout=0.2.")
         try:
             result[key] = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             result[key] = value
     return result
 

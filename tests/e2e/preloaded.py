@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import pkgutil
+import re
 
 import nnunetv2.ensembling.ensemble
 import nnunetv2.experiment_planning.plan_and_preprocess_entrypoints
@@ -15,5 +16,6 @@ import nnunet_kd
 with contextlib.redirect_stdout(None):
     recursive_find_trainer_class_by_name("nnUNetTrainerKDTeacher")  # imports all of nnU-Net's own trainers on its way
 for module in pkgutil.walk_packages(nnunet_kd.__path__, "nnunet_kd."):
-    if "dataset_conversion.Dataset" not in module.name and "_discovery" not in module.name:
-        importlib.import_module(module.name)
+    if not re.search(r"dataset_conversion\.Dataset|_discovery|__main__", module.name):
+        with contextlib.suppress(ImportError):  # of an extra that is not installed
+            importlib.import_module(module.name)

@@ -45,7 +45,8 @@ def soft_label_entropy(folder: Path) -> SoftLabelEntropy:
     if not cases:
         raise UserError(f"{folder}: the store holds no case yet; finish nnUNetv2_kd softlabels.")
     spread = np.linspace(0, len(cases) - 1, min(len(cases), MOST_CASES)).round().astype(int)
-    mean = {cases[i]: _mean(store, cases[i]) for i in tqdm(spread, desc="entropy of soft labels", unit="case")}
+    with tqdm(spread, desc="entropy of soft labels", unit="case") as bar:  # closed before any sentence is said
+        mean = {cases[i]: _mean(store, cases[i]) for i in bar}
     ordered = sorted(mean, key=lambda case: mean[case])
     chosen = {"lowest": ordered[0], "median": ordered[(len(ordered) - 1) // 2], "highest": ordered[-1]}
     figures = {(kind, case): draw_entropy(_entropy(store, case)[0]) for kind, case in chosen.items()}

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
-from zipfile import BadZipFile
 
 import numpy as np
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
@@ -135,7 +134,7 @@ class Volumes:
         try:
             with np.load(file, allow_pickle=False) as content:
                 array = content["probabilities"]
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as err:
+        except Exception as err:  # damaged archives have errors of many kinds
             raise UserError(f"{file}: not nnU-Net's probabilities ({err}); remove it or predict again.") from err
         heads = self.label_manager.num_segmentation_heads
         if array.ndim != 4 or array.shape[0] != heads or not array.size:
