@@ -96,6 +96,11 @@ def test_settings_change_only_what_they_name():
     assert changed == {"schedule": {"seed": 1, "num_epochs": 5}, "optimizer": {"name": "adam"}, "recipe": None}
 
 
+def test_a_setting_nested_beyond_what_json_reads_is_text():
+    deep = "[" * 5000
+    assert apply_settings({}, [f"schedule.num_epochs={deep}"]) == {"schedule": {"num_epochs": deep}}
+
+
 @pytest.mark.parametrize("setting", ["schedule.num_epochs", "schedule.seed.deeper=1"])
 def test_a_malformed_setting_is_refused(setting):
     with pytest.raises(UserError, match="--set"):
