@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from nnunet_kd.cross_teaching_terms import CrossTeaching
 from nnunet_kd.errors import UserError
+from nnunet_kd.files import check_component
 from nnunet_kd.loss_terms import Features, Term, active_feature_terms
 from nnunet_kd.schema import block, from_dict, number, value
 
@@ -140,6 +141,9 @@ class Teacher:
             raise UserError(
                 f"{path}.checkpoint: found {self.checkpoint!r}, expected a file name such as checkpoint_final.pth."
             )
+        for fold in self.folds or ():
+            if fold != "all" and (isinstance(fold, str) or fold < 0):
+                raise UserError(f'{path}.folds: found {fold!r}, expected integers >= 0 or "all".')
 
 
 @dataclass(frozen=True)
@@ -176,8 +180,10 @@ class Ensemble:
         Raises:
             UserError: names the key.
         """
-        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", self.name):
-            raise UserError(f"{path}.name: found {self.name!r}, expected letters, digits, '-', '_' and '.'.")
+        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}", self.name):
+            raise UserError(
+                f"{path}.name: found {self.name!r}, expected letters, digits, '-', '_' and '.', at most 200 of them."
+            )
 
 
 @dataclass(frozen=True)
@@ -350,11 +356,16 @@ class KDConfig:
     student: Student = block(Student, "the network that is distilled")
 
     def check(self, path: str) -> None:
-        """Stored soft labels have no features.
+        """Names become parts of paths; stored soft labels have no features.
 
         Raises:
-            UserError: says which keys contradict each other.
+            UserError: says which key cannot be, or which contradict each other.
         """
+        check_component(self.default_teacher, f"{path}.default_teacher")
+        if self.base_plans is not None:
+            check_component(self.base_plans, f"{path}.base_plans")
+        for name in self.cross_teaching.teachers:
+            check_component(name, f"{path}.cross_teaching.teachers")
         if self.multi_teacher.source == "stored" and (active := active_feature_terms(self.features)):
             weights = " and ".join(f"features.{name}.weight" for name in active)
             raise UserError(

@@ -9,6 +9,7 @@ from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
 from nnunet_kd.errors import UserError
+from nnunet_kd.files import check_component
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ def dataset_paths(name_or_id: str) -> DatasetPaths:
             raise UserError(
                 f"{variable} is not set; set it as nnU-Net's documentation says (export {variable}=FOLDER)."
             )
+    check_component(name_or_id, "-d")
     try:
         name = maybe_convert_to_dataset_name(int(name_or_id) if name_or_id.isdecimal() else name_or_id)
     except (RuntimeError, ValueError):

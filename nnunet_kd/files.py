@@ -22,6 +22,7 @@ import psutil
 from nnunet_kd.errors import UserError
 
 FORMULA_STARTS = "=+-@\t\r\n"
+LONGEST_NAME = 255  # bytes; what file systems take
 UNTOUCHED_SECONDS = 7 * 24 * 3600  # after so long a temporary of another machine counts as abandoned
 
 
@@ -239,7 +240,7 @@ def load_json_file(file: Path) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{file}: no such file.") from None
-    except (OSError, ValueError) as err:
+    except (OSError, ValueError, RecursionError) as err:
         raise UserError(f"{file}: cannot be read ({err}).") from err
     if not isinstance(content, dict):
         raise UserError(f"{file}: expected a JSON object.")
@@ -269,3 +270,23 @@ def list_folder(folder: Path) -> list[Path]:
             name = os.fsencode(path.name).decode(errors="backslashreplace")
             raise UserError(f"{folder}: the name {name} is not UTF-8, which image readers need; rename it.") from None
     return found
+
+
+def check_component(name: object, what: str) -> None:
+    """Refuses what cannot be one component of a path: names in files must not lead to other folders.
+
+    Args:
+        name: from a file.
+        what: file and key, for the message.
+
+    Raises:
+        UserError: for anything but text of 1 to 255 bytes without slashes and control characters, or ``.`` and ``..``.
+    """
+    if isinstance(name, str) and re.fullmatch(r"[^/\\\x00-\x1f\x7f\ud800-\udfff]+", name) and name not in (".", ".."):
+        if len(name.encode()) <= LONGEST_NAME:
+            return
+        name = f"{name[:40]}..."
+    raise UserError(
+        f"{what}: found {name!r}, expected a name of at most {LONGEST_NAME} bytes without slashes: it becomes part of "
+        "a path."
+    )

@@ -11,7 +11,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from nnunet_kd.errors import UserError
-from nnunet_kd.files import load_json_file, write_json, write_whole
+from nnunet_kd.files import write_json, write_whole
+from nnunet_kd.nnunet_files import read_plans
 from nnunet_kd.ranks import bare
 
 
@@ -79,9 +80,7 @@ def peer_plans(
     architecture = mine.configuration["architecture"]
     if teacher != "same":
         file = preprocessed / f"{teacher}.json"
-        theirs = PlansManager(load_json_file(file))
-        if configuration not in theirs.available_configurations:
-            raise UserError(f"{file}: has no configuration {configuration!r}, which kd.cross_teaching.teachers needs.")
+        theirs = PlansManager(read_plans(file, configuration))
         other = theirs.get_configuration(configuration)
         if len(other.patch_size) != len(mine.patch_size):
             raise UserError(f"{file}: {configuration} is {len(other.patch_size)}D there, the student is not.")

@@ -24,6 +24,9 @@ class Checked(Protocol):
         """Raises UserError when the values do not fit; ``path`` is the object's dotted name."""
 
 
+REQUIRED: Any = dataclasses.MISSING  # default of a key that must be there
+
+
 def number(
     default: Any, doc: str, minimum: float | None = None, above: float | None = None, maximum: float | None = None
 ) -> Any:
@@ -43,27 +46,30 @@ def to_dict(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def from_dict(cls: type[T], data: Any, path: str) -> T:
+def from_dict(cls: type[T], data: Any, path: str, other_keys: bool = False) -> T:
     """Builds the frozen dataclass ``cls`` from JSON data.
 
     Args:
         cls: one of this module's dataclasses.
         data: what ``json.load`` gave.
         path: dotted name of ``data``, for messages.
+        other_keys: whether ``data`` may have keys that ``cls`` does not know.
 
     Raises:
         UserError: names the key's path, what was found and what is allowed.
     """
     if not isinstance(data, Mapping):
-        raise UserError(f"{path}: found {data!r}, expected an object with the keys {', '.join(_names(cls))}.")
+        raise UserError(f"{path}: found {_shown(data)}, expected an object with the keys {', '.join(_names(cls))}.")
     hints = typing.get_type_hints(cls)
     unknown = sorted(set(data) - set(hints))
-    if unknown:
+    if unknown and not other_keys:
         raise UserError(f"{path}.{unknown[0]}: unknown key; allowed are {', '.join(_names(cls))}.")
     values = {}
     for f in dataclasses.fields(cls):  # type: ignore[arg-type]
         if f.name in data:
             values[f.name] = _convert(hints[f.name], data[f.name], f"{path}.{f.name}", f.metadata)
+        elif f.default is f.default_factory is REQUIRED:
+            raise UserError(f"{path}: has no {f.name!r}, expected {describe_type(hints[f.name])}.")
     config = cls(**values)
     if isinstance(config, Checked):
         config.check(path)
@@ -83,7 +89,7 @@ def describe_type(hint: Any) -> str:
         return " | ".join(describe_type(a) for a in typing.get_args(hint))
     if origin is tuple:
         return f"list of {describe_type(typing.get_args(hint)[0])}"
-    if dataclasses.is_dataclass(hint):
+    if dataclasses.is_dataclass(hint) or hint is dict:
         return "object"
     return {int: "integer", float: "number", bool: "true | false", str: "string", type(None): "null"}[hint]
 
@@ -101,7 +107,12 @@ def _convert(hint: Any, value: Any, path: str, limits: Mapping[str, Any]) -> Any
     elif _fits(hint, value):
         _check_limits(value, path, limits)
         return float(value) if hint is float else value
-    raise UserError(f"{path}: found {value!r}, expected {describe_type(hint)}.")
+    raise UserError(f"{path}: found {_shown(value)}, expected {describe_type(hint)}.")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _fits(hint: Any, value: Any) -> bool:

@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
@@ -18,35 +17,34 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunet_kd.config import Ensemble, Teacher
 from nnunet_kd.errors import UserError
-from nnunet_kd.files import file_sha256, load_json_file
+from nnunet_kd.files import check_component, file_sha256, load_json_file
+from nnunet_kd.nnunet_files import read_dataset_json, read_plans
+from nnunet_kd.safe_files import load_torch_file
 
-_multiarray = getattr(np, "_core", None) or np.core  # NumPy 2 renamed the module
-# Everything that nnU-Net 2.x puts into a checkpoint beside tensors and plain containers.
-_ALLOWED_GLOBALS: list[Any] = [
-    torch.device,
-    np.dtype,
-    np.ndarray,
-    _multiarray.multiarray.scalar,
-    *{type(np.dtype(t)) for t in ("f2", "f4", "f8", "i4", "i8", "u1", "?")},
-]
+
+class NetworkError(UserError):
+    """A network cannot be built from the arguments that plans give."""
 
 
 def load_checkpoint_file(file: Path) -> dict[str, Any]:
     """Loads an nnU-Net checkpoint onto the CPU without running any code that it may hold.
 
     Raises:
-        UserError: when the file is missing, damaged or holds objects that no nnU-Net checkpoint holds.
+        UserError: when the file is missing, damaged, no checkpoint, or holds objects that no nnU-Net checkpoint holds.
     """
     if not file.is_file():
         raise UserError(f"{file}: no such checkpoint; finish that training or name another checkpoint.")
-    try:
-        with torch.serialization.safe_globals(_ALLOWED_GLOBALS):
-            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as err:
-        reason = str(err).partition("\n")[0] or type(err).__name__  # an empty file's error has no text
-        raise UserError(f"{file}: not a readable nnU-Net checkpoint ({reason}).") from err
+    checkpoint = load_torch_file(file, "nnU-Net checkpoint")
     if not isinstance(checkpoint, dict) or "network_weights" not in checkpoint:
         raise UserError(f"{file}: not an nnU-Net checkpoint, it has no 'network_weights'.")
+    weights = checkpoint["network_weights"]
+    if not isinstance(weights, dict) or not all(isinstance(w, torch.Tensor) for w in weights.values()):
+        raise UserError(f"{file}: not an nnU-Net checkpoint, its 'network_weights' are no tensors by name.")
+    if not isinstance(checkpoint.get("trainer_name"), str):
+        raise UserError(f"{file}: not an nnU-Net checkpoint, it has no 'trainer_name'.")
+    axes = checkpoint.get("inference_allowed_mirroring_axes")
+    if axes is not None and not (isinstance(axes, list | tuple) and set(axes) <= {0, 1, 2}):
+        raise UserError(f"{file}: found inference_allowed_mirroring_axes {axes!r}, expected some of 0, 1, 2.")
     return checkpoint
 
 
@@ -61,8 +59,8 @@ class TeacherModel:
 
     @cached_property
     def plans_manager(self) -> PlansManager:
-        """The plans that nnU-Net copied into the model folder."""
-        return PlansManager(load_json_file(self.folder / "plans.json"))
+        """The plans that nnU-Net copied into the model folder, checked."""
+        return PlansManager(read_plans(self.folder / "plans.json", self.configuration))
 
     @cached_property
     def configuration_manager(self) -> ConfigurationManager:
@@ -71,8 +69,18 @@ class TeacherModel:
 
     @cached_property
     def dataset_json(self) -> dict[str, Any]:
-        """The dataset.json that nnU-Net copied into the model folder."""
-        return load_json_file(self.folder / "dataset.json")
+        """The dataset.json that nnU-Net copied into the model folder, checked."""
+        return read_dataset_json(self.folder / "dataset.json")
+
+    def check(self) -> None:
+        """Reads plans, dataset.json and the checkpoints of all folds, before nnU-Net does, which runs what they hold.
+
+        Raises:
+            UserError: names the file and what is wrong with it.
+        """
+        _ = self.plans_manager, self.dataset_json
+        for fold in self.folds:
+            load_checkpoint_file(self.checkpoint_file(fold))
 
     def checkpoint_file(self, fold: int | str) -> Path:
         """Path of a fold's checkpoint."""
@@ -137,7 +145,8 @@ def find_model(
         mend = f"make it with: nnUNetv2_train {folder.parent.name} {parts[2]} {fold} -tr {parts[0]} -p {parts[1]}"
     else:
         mend = "a model folder is named TRAINER__PLANS__CONFIGURATION"
-    if not folder.is_dir() or len(parts) != 3:
+    check_component(checkpoint, f"{role} checkpoint")
+    if not _is_folder(folder) or len(parts) != 3:
         raise UserError(f"{role} {folder}: no such model folder; {mend}.")
     if folds is None:
         found = sorted(p.parent.name.removeprefix("fold_") for p in folder.glob(f"fold_*/{checkpoint}"))
@@ -147,9 +156,15 @@ def find_model(
     if missing or not folds:
         what = missing[0] if missing else str(folder / "fold_*" / checkpoint)
         raise UserError(f"{role} {what}: no finished training; {mend}.")
-    if model.configuration not in model.plans_manager.available_configurations:
-        raise UserError(f"{folder / 'plans.json'}: has no configuration {model.configuration!r}.")
+    _ = model.plans_manager, model.dataset_json  # are they as they should be?
     return model
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that the file system does not take
+        return False
 
 
 def split_folds(text: str, flag: str) -> tuple[str, tuple[int | str, ...] | None]:
@@ -173,27 +188,33 @@ def build_network(
 
     Raises:
         UserError: when nnU-Net does not find the trainer.
+        NetworkError: when the network's class refuses its arguments.
     """
     cm = plans_manager.get_configuration(configuration)
     inputs = determine_num_input_channels(plans_manager, cm, dataset_json)
     outputs = plans_manager.get_label_manager(dataset_json).num_segmentation_heads
     try:
         build = recursive_find_trainer_class_by_name(trainer_name).build_network_architecture
-    except (RuntimeError, ImportError) as err:
+    except Exception as err:  # nnU-Net imports whatever is in nnUNet_extTrainer
         raise UserError(
             f"trainer {trainer_name}: cannot be imported, but its network is needed; install the package it comes "
             "from or add its folder to nnUNet_extTrainer."
         ) from err
-    if "plans_manager" in inspect.signature(build).parameters:
-        return build(plans_manager, cm, inputs, outputs, enable_deep_supervision=False)
-    return build(  # trainers written for nnU-Net < 2.8
-        cm.network_arch_class_name,
-        cm.network_arch_init_kwargs,
-        cm.network_arch_init_kwargs_req_import,
-        inputs,
-        outputs,
-        enable_deep_supervision=False,
-    )
+    arguments: tuple[Any, ...] = (plans_manager, cm)
+    if "plans_manager" not in inspect.signature(build).parameters:  # trainers written for nnU-Net < 2.8
+        arguments = (
+            cm.network_arch_class_name,
+            cm.network_arch_init_kwargs,
+            cm.network_arch_init_kwargs_req_import,
+        )
+    try:
+        return build(*arguments, inputs, outputs, enable_deep_supervision=False)
+    except Exception as err:  # whatever a class says about arguments that do not fit it
+        name, reason = cm.network_arch_class_name.rpartition(".")[2], " ".join(str(err).split())[:200]
+        raise NetworkError(
+            f"{plans_manager.plans_name}, {configuration}: {name} cannot be built from its arguments "
+            f"({reason or type(err).__name__})."
+        ) from err
 
 
 def load_trained(model: TeacherModel, fold: int | str) -> dict[str, Any]:

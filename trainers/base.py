@@ -24,6 +24,7 @@ from nnunet_kd.inheritance.pairs import CannotInheritError
 from nnunet_kd.inheritance.start import best_member, copy_member, inherit, named_member
 from nnunet_kd.losses import CompoundSegmentationLoss, focal_loss, lovasz_loss
 from nnunet_kd.networks.base import has_lower_outputs
+from nnunet_kd.nnunet_files import check_plans
 from nnunet_kd.peers import freeze_side_outputs
 from nnunet_kd.random_state import random_state, seed_generators, set_random_state
 from nnunet_kd.ranks import bare, gather, number_of_ranks, waiting_for_all
@@ -48,7 +49,9 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
     def initialize(self) -> None:
         """Reads the ``"kd"`` block, then builds network, optimizer and loss as nnU-Net does."""
         with exit_on_user_error():
-            self.kd = KDConfig.from_plans(self.plans_manager.plans)
+            plans = self.plans_manager.plans
+            check_plans(plans, f"plans {plans.get('plans_name')}", self.configuration_name)
+            self.kd = KDConfig.from_plans(plans)
             self.check_configuration()
         if not (self.uses_lower_outputs() and has_lower_outputs(self.configuration_manager.pool_op_kernel_sizes)):
             self.enable_deep_supervision = False
@@ -389,7 +392,7 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
 
     def load_checkpoint(self, filename_or_checkpoint, *args) -> None:
         """Also remembers what this package needs for resuming, until the training goes on."""
-        super().load_checkpoint(filename_or_checkpoint, *args)
-        with exit_on_user_error():
+        with exit_on_user_error():  # before nnU-Net loads it, and runs what it holds
             checkpoint = load_checkpoint_file(Path(filename_or_checkpoint))
+        super().load_checkpoint(filename_or_checkpoint, *args)
         self._resumed = {k: v for k, v in checkpoint.items() if k.startswith("kd_")}

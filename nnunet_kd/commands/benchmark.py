@@ -56,6 +56,8 @@ def run(args: argparse.Namespace) -> None:
         logs.mkdir(parents=True, exist_ok=True)
     except OSError as err:
         raise UserError(f"-o {args.o}: cannot be made a folder ({err.strerror}); choose another.") from None
+    for model in (m for c in competitors for m in c.models):
+        model.check()  # nnUNetv2_predict loads every fold, and runs what its checkpoint holds
 
     benchmark = run_benchmark(competitors, conditions, logs, args.network_only)
     text = format_benchmark(benchmark)

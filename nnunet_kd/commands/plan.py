@@ -105,8 +105,9 @@ def run(args: argparse.Namespace) -> None:
 
     from nnunet_kd.environment import dataset_paths
     from nnunet_kd.errors import UserError
-    from nnunet_kd.files import load_json_file, write_json
+    from nnunet_kd.files import write_json
     from nnunet_kd.inheritance.start import named_member
+    from nnunet_kd.nnunet_files import check_plans, read_dataset_json
     from nnunet_kd.planning import plans as planning
     from nnunet_kd.planning import ranking, recipes
     from nnunet_kd.planning.next_steps import next_commands
@@ -127,7 +128,7 @@ def run(args: argparse.Namespace) -> None:
     base = planning.load_base_plans(preprocessed, args.p)
     chosen = list(dict.fromkeys(args.c or base["configurations"]))
     order = planning.training_order(base, chosen)
-    dataset_json = load_json_file(preprocessed / "dataset.json")
+    dataset_json = read_dataset_json(preprocessed / "dataset.json")
 
     recipe = recipes.load_recipe(args.recipe) if args.recipe else None
     teachers = [recipes.parse_teacher(t, results) for t in args.teachers]
@@ -140,7 +141,7 @@ def run(args: argparse.Namespace) -> None:
     arguments = parse_arguments(args.student_arg)
 
     def compose(name: str, config: "KDConfig") -> dict[str, Any]:
-        return planning.compose_plans(
+        plans = planning.compose_plans(
             base,
             name,
             chosen,
@@ -151,6 +152,8 @@ def run(args: argparse.Namespace) -> None:
             arguments,
             args.keep_resampling,
         )
+        check_plans(plans, name)
+        return plans
 
     def dice(spec: "StudentSpec") -> float:
         candidate = with_student(config, spec)
@@ -226,7 +229,7 @@ def choose_student(
 
     budget_ms = args.latency_budget
     flag = "--rank dice" if budget_ms is None else "--latency-budget"
-    if budget_ms is not None and budget_ms <= 0:
+    if budget_ms is not None and not 0 < budget_ms < float("inf"):
         raise UserError(f"--latency-budget {budget_ms:g}: expected milliseconds, greater than 0.")
     if len(chosen) != 1:
         raise UserError(f"{flag}: is for one configuration; name it with -c.")

@@ -46,9 +46,12 @@ class LabelDefinition:
         from nnunetv2.evaluation.evaluate_predictions import label_or_region_to_key
         from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
+        from nnunet_kd.nnunet_files import check_label_values
+
         content = load_json_file(file)
         if missing := [key for key in ("labels", "file_ending") if key not in content]:
             raise UserError(f"{file}: has no {' and no '.join(missing)}; give nnU-Net's dataset.json with -djfile.")
+        check_label_values(content["labels"], str(file))
         try:
             manager = LabelManager(content["labels"], content.get("regions_class_order"))
             wanted = manager.foreground_regions if manager.has_regions else manager.foreground_labels

@@ -87,7 +87,9 @@ def find_model(flag: str, folder: str, folds: Sequence[int | str] | None, checkp
     try:
         model = find_teachers([Teacher(folder, None if folds is None else tuple(folds), checkpoint)], Path(), "")[0]
     except UserError as err:
-        what = str(err).removeprefix("teacher ").split("; ")[0].rstrip(".")  # how to train a teacher is no help here
+        what = (
+            str(err).removeprefix("teacher ").split("; make it with")[0].rstrip(".")
+        )  # how to train a teacher is no help here
         raise UserError(f"{flag} {what}.") from None
     if model.configuration_manager.previous_stage_name is not None:
         raise UserError(

@@ -1,17 +1,17 @@
 """Networks of other libraries, named in plans."""
 
-import importlib
 import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from nnunet_kd.dotted_names import is_network, locate
 from nnunet_kd.networks.base import Decoder, PlannedNetwork
 from nnunet_kd.networks.layers import Size, resize
+from nnunet_kd.safe_files import load_torch_file
 
 # Arguments by which libraries ask for a download, and what turns it off
 DOWNLOADS = {
@@ -20,6 +20,7 @@ DOWNLOADS = {
     "weights_backbone": None,
     "pretrained": False,
     "pretrained_backbone": False,
+    "pretrained_url": None,
 }
 
 
@@ -78,9 +79,15 @@ class ExternalNetwork(PlannedNetwork):
         self.decoder = Decoder(deep_supervision=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, input_channels, *spatial) -> logits (B, num_classes, *spatial), interpolated where they are smaller."""
+        """(B, input_channels, *spatial) -> logits (B, num_classes, *spatial), interpolated where they are smaller.
+
+        Raises:
+            ValueError: when the network returns a dictionary without ``output``.
+        """
         y = self.network(x.repeat(1, self.repeat_input, *[1] * (x.ndim - 2)) if self.repeat_input > 1 else x)
-        if self.output is not None:
+        if isinstance(y, Mapping):
+            if self.output not in y:
+                raise ValueError(f"the library's network returns {', '.join(y)}; name the logits with output=NAME")
             y = y[self.output]
         elif isinstance(y, list | tuple):
             y = y[0]
@@ -98,17 +105,8 @@ def find_network(name: str) -> Callable[..., nn.Module]:
         ValueError: when it is none: a plans file must not be able to call anything else.
         ImportError: when its library is not installed.
     """
-    module, _, attribute = name.rpartition(".")
-    if not module:
-        raise ValueError(f"{name!r} is no dotted name of a network")
-    try:
-        found = getattr(importlib.import_module(module), attribute, None)
-    except ImportError as err:
-        raise ImportError(f"{name}: cannot import {module}; install its library") from err
-    result = found if inspect.isclass(found) else None
-    if inspect.isfunction(found):
-        result = typing.get_type_hints(found).get("return")
-    if not (inspect.isclass(result) and issubclass(result, nn.Module)):
+    found = locate(name)
+    if not is_network(found):
         raise ValueError(f"{name} is neither a torch.nn.Module nor a function that says it returns one")
     return typing.cast(Callable[..., nn.Module], found)
 
@@ -133,8 +131,8 @@ def load_weights(network: nn.Module, file: Path) -> tuple[int, int]:
     """Loads the weights of a local file that fit, by name and shape.
 
     The file holds a ``state_dict``, alone or under ``state_dict``, ``model`` or ``network_weights``; names may begin
-    with ``module.``. For an :class:`ExternalNetwork` they are those of the library's network. Nothing but tensors is
-    read (``weights_only``).
+    with ``module.``; a checkpoint of nnU-Net is such a file. For an :class:`ExternalNetwork` they are those of the
+    library's network. Nothing that could be code is read.
 
     Args:
         network: what receives them.
@@ -144,12 +142,10 @@ def load_weights(network: nn.Module, file: Path) -> tuple[int, int]:
         Number of tensors loaded, and of tensors the network has.
 
     Raises:
-        ValueError: when the file cannot be read or nothing in it fits.
+        UserError: when the file cannot be read.
+        ValueError: when nothing in it fits.
     """
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as err:
-        raise ValueError(f"{file}: no readable file of weights ({str(err).splitlines()[0]})") from err
+    state = load_torch_file(file, "file of weights")
     for key in ("network_weights", "state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]

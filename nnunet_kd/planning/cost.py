@@ -12,10 +12,12 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch.utils.flop_counter import FlopCounterMode
 
-from nnunet_kd.teachers import build_network
+from nnunet_kd.errors import UserError
+from nnunet_kd.teachers import NetworkError, build_network
 
 STOCK_TRAINER = "nnUNetTrainer"
 STEP_SIZE = 0.5
+MOST_PARAMETERS = 10**10
 _HEADER = ("network", "parameters", "GFLOPs/patch", "windows", "passes", "passes mirrored", "GFLOPs/image")
 LEGEND = """\
 GFLOPs: convolutions and matrix products, 2 per multiply-add, plans' patch, batch size 1, deep supervision off.
@@ -119,7 +121,7 @@ def measure(
     patch = plans_manager.get_configuration(configuration).patch_size
     try:
         parameters, flops = _count(plans_manager, configuration, dataset_json, trainer, "meta")
-    except (NotImplementedError, RuntimeError):  # a network that needs values, not only shapes
+    except (NetworkError, NotImplementedError, RuntimeError):  # a network that needs values, not only shapes
         parameters, flops = _count(plans_manager, configuration, dataset_json, trainer, "cpu")
     windows = count_windows(plans_manager, configuration, image_shape=image_shape)
     axes = len(patch) if mirror_axes is None else mirror_axes
@@ -129,9 +131,22 @@ def measure(
 def build_for_planning(
     plans_manager: PlansManager, configuration: str, dataset_json: dict, trainer: str, device: str
 ) -> torch.nn.Module:
-    """The network of a configuration with random weights, or without values on the device ``meta``."""
+    """The network of a configuration with random weights, or without values on the device ``meta``.
+
+    Raises:
+        UserError: when it cannot be built, or has more parameters than anybody could train.
+    """
+    if device != "meta":  # values that no memory holds are not asked for
+        with contextlib.suppress(NetworkError, NotImplementedError, RuntimeError):
+            build_for_planning(plans_manager, configuration, dataset_json, trainer, "meta")
     with contextlib.redirect_stdout(None), torch.device(device):
-        return build_network(plans_manager, configuration, dataset_json, trainer)
+        network = build_network(plans_manager, configuration, dataset_json, trainer)
+    if (parameters := sum(p.numel() for p in network.parameters())) > MOST_PARAMETERS:
+        raise UserError(
+            f"{plans_manager.plans_name}, {configuration}: the network would have {parameters:.3g} parameters, more "
+            f"than {MOST_PARAMETERS:.0e}; make it narrower."
+        )
+    return network
 
 
 def _count(

@@ -29,23 +29,28 @@ def check_patch(plans_manager: PlansManager, configuration: str, dataset_json: d
     patch = list(cm.patch_size)
     strides = cm.configuration["architecture"]["arch_kwargs"].get("strides", [[1] * len(patch)] * 2)
     channels = determine_num_input_channels(plans_manager, cm, dataset_json)
-    trials, problem = [], ""
+    classes = plans_manager.get_label_manager(dataset_json).num_segmentation_heads
+    trials: list[_Trial] = []
+    unfit: UserError | None = None
     for device in ("meta", "cpu"):  # networks of other libraries may need values
         try:
             network = build_for_planning(plans_manager, configuration, dataset_json, STOCK_TRAINER, device).train()
-        except (ValueError, TypeError, RuntimeError) as err:
-            problem = str(err).splitlines()[0]
+        except UserError as err:
+            unfit = err
             continue
-        trials.append(_Trial(network, channels, strides, device))
+        trials.append(_Trial(network, channels, classes, strides, device))
         if (found := trials[-1].problem(patch)) is None:
             return
         problem = found
-    if not trials:
-        raise UserError(f"{where}: the network cannot be built: {problem}.")
+    if unfit is not None and not trials:
+        raise unfit
     name, shown = cm.network_arch_class_name.rpartition(".")[2], "x".join(map(str, patch))
     sizes = trials[0].smallest_for(patch)
     if sizes is None:
-        raise UserError(f"{where}: {name} cannot take patches of {shown}, nor other ones that were tried: {problem}.")
+        raise UserError(
+            f"{where}: {name} cannot be trained on images with {channels} channels, with patches of {shown} or of any "
+            f"other size that was tried: {problem}."
+        )
     smallest, nearest = sizes
     raise UserError(
         f"{where}: {name} cannot take patches of {shown}; the smallest that it can take is "
@@ -60,6 +65,7 @@ class _Trial:
 
     network: torch.nn.Module
     channels: int
+    classes: int
     strides: Sequence[Sequence[int]]
     device: str
 
@@ -71,11 +77,13 @@ class _Trial:
         try:
             with torch.no_grad():
                 outputs = self.network(torch.zeros(BATCH_SIZE, self.channels, *patch, device=self.device))
-        except (RuntimeError, ValueError, AssertionError, IndexError) as err:
+        except Exception as err:  # whatever a network says about its input
             return str(err).splitlines()[0] if str(err) else type(err).__name__
         total = [1] * len(patch)
         for output, stride in zip(outputs if deep else [outputs], self.strides, strict=False):
             total = [t * s for t, s in zip(total, stride, strict=True)] if deep else total
+            if not isinstance(output, torch.Tensor) or output.shape[1] != self.classes:
+                return f"an output has not one channel for each of {self.classes} classes"
             expected = [round(p / t) for p, t in zip(patch, total, strict=True)]  # as nnU-Net shrinks the reference
             if list(output.shape[2:]) != expected:
                 return f"an output is {'x'.join(map(str, output.shape[2:]))}, not {'x'.join(map(str, expected))}"

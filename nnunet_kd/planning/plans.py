@@ -10,11 +10,14 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunet_kd.config import KDConfig
 from nnunet_kd.errors import UserError
-from nnunet_kd.files import load_json_file
+from nnunet_kd.files import check_component, load_json_file
+from nnunet_kd.nnunet_files import read_plans
 from nnunet_kd.planning.cost import count_parameters
 from nnunet_kd.planning.resampling import with_fast_resampling
 from nnunet_kd.planning.student import parse_student, student_architecture
 from nnunet_kd.schema import to_dict
+
+LONGEST_PLANS_NAME = 180
 
 
 def load_base_plans(preprocessed: Path, plans_name: str) -> dict[str, Any]:
@@ -23,15 +26,14 @@ def load_base_plans(preprocessed: Path, plans_name: str) -> dict[str, Any]:
     Raises:
         UserError: when the file is missing, with the command that makes it, or unreadable.
     """
+    check_component(f"{plans_name}.json", "-p")
     file = preprocessed / f"{plans_name}.json"
     if not file.is_file():
         size = re.fullmatch(r"nnUNetResEncUNet(M|L|XL)Plans", plans_name)
         planner = f" -pl nnUNetPlannerResEnc{size[1]}" if size else ""
         command = f"nnUNetv2_plan_and_preprocess -d {preprocessed.name[7:10].lstrip('0')}{planner}"
         raise UserError(f"{file}: no such plans; make them with: {command}, or name others with -p.")
-    plans = load_json_file(file)
-    if "configurations" not in plans:
-        raise UserError(f"{file}: is not a plans file, it has no 'configurations'; name another with -p.")
+    plans = read_plans(file)
     for name, configuration in plans["configurations"].items():
         if "UNet_class_name" in configuration:
             plans["configurations"][name] = ConfigurationManager(configuration).configuration
@@ -42,10 +44,15 @@ def check_plans_name(name: str) -> str:
     """Returns a name that nnU-Net can put into a model folder's name.
 
     Raises:
-        UserError: for characters other than letters, digits, ``-`` and ``_``, and for ``__``.
+        UserError: for characters other than letters, digits, ``-`` and ``_``, for ``__``, and when it is too long.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or "__" in name or name.endswith("_"):
         raise UserError(f"-o {name}: expected letters, digits, '-' and single '_', without .json.")
+    if len(name) > LONGEST_PLANS_NAME:
+        raise UserError(
+            f"-o {name[:40]}...: has {len(name)} letters, expected at most {LONGEST_PLANS_NAME}: folders are named "
+            "TRAINER__PLANS__CONFIGURATION; choose a shorter name with -o."
+        )
     return name
 
 

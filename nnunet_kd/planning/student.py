@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nnunet_kd.errors import UserError
+from nnunet_kd.nnunet_files import check_counts
 from nnunet_kd.planning.families import FAMILIES, family_architecture, set_arguments
 from nnunet_kd.planning.scaling import BLOCKS_ARGUMENT, fit_to_budget, remove_stages, scale_blocks, scale_width
 
@@ -153,12 +154,14 @@ def student_architecture(
     else:
         architecture = family_architecture(spec.family, architecture, where, regions)
     architecture = set_arguments(architecture, arguments or {}, spec.family, where)
+    check_counts(architecture["arch_kwargs"], where)
     changes = dataclasses.replace(spec, family=None)
     if changes == StudentSpec():
         return architecture
     _check_changes(architecture, spec, where)
     smaller = remove_stages(architecture, spec.removed_stages, where)
     smaller = scale_blocks(smaller, spec.blocks, spec.decoder_convolutions)
+    check_counts(smaller["arch_kwargs"], where)
     if spec.max_parameters is not None:
         return fit_to_budget(smaller, spec.max_parameters, count, where)
     return scale_width(smaller, spec.width)

@@ -21,6 +21,7 @@ def record_choice(plans_file: Path, from_folder: str | None, combine: str | None
     plans = load_json_file(plans_file)
     if "kd" not in plans:
         raise UserError(f'{plans_file}: has no "kd" block to note this in; make KD plans first: nnUNetv2_kd plan.')
+    KDConfig.from_plans(plans)  # before anything is put into it
     ensemble = plans["kd"].setdefault("ensemble", {})
     if from_folder is not None:
         source = Path(from_folder).expanduser().resolve()

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -14,7 +14,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 import nnunet_kd
 from nnunet_kd.config import KDConfig
 from nnunet_kd.errors import UserError
-from nnunet_kd.files import load_json_file
+from nnunet_kd.nnunet_files import read_dataset_json, read_plans, read_splits
 from nnunet_kd.softlabels.geometry import StudentSpace, check_teacher, preprocessing_of, reader_of
 from nnunet_kd.softlabels.maps import reader_of_maps
 from nnunet_kd.softlabels.orientation import check_readers, same_axes
@@ -114,9 +114,8 @@ class TeachingEnsemble:
         return frozenset(self._splits[int(fold)]["train"])
 
     @cached_property
-    def _splits(self) -> list[Mapping[str, Any]]:
-        file = self.student.preprocessed / "splits_final.json"
-        return json.loads(file.read_text()) if file.is_file() else []
+    def _splits(self) -> list[dict[str, list[str]]]:
+        return read_splits(self.student.preprocessed / "splits_final.json")
 
     def models_for(self, case: str) -> tuple[TeacherModel, ...]:
         """Teachers of a case, by ``kd.ensemble.membership``; all of them for an unlabeled case, which none was
@@ -257,11 +256,7 @@ def load_student(plans_file: Path, configuration: str, raw: Path | None) -> tupl
     Raises:
         UserError: for missing plans, a bad ``"kd"`` block or an unknown configuration.
     """
-    plans = load_json_file(plans_file)
+    plans = read_plans(plans_file, configuration)
     kd = KDConfig.from_plans(plans)
-    if configuration not in plans.get("configurations", {}):
-        raise UserError(
-            f"{plans_file}: has no configuration {configuration!r}, only {', '.join(plans['configurations'])}."
-        )
-    dataset_json = load_json_file(plans_file.parent / "dataset.json")
+    dataset_json = read_dataset_json(plans_file.parent / "dataset.json")
     return kd, StudentSpace(PlansManager(plans), configuration, dataset_json, plans_file.parent, raw)

@@ -4,12 +4,14 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 
 from nnunet_kd.errors import UserError
+from nnunet_kd.safe_files import load_pickle_file
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,10 @@ def load_preprocessed(dataset: nnUNetBaseDataset, case: str) -> tuple[Any, Any, 
     """A case as nnU-Net's dataset loads it: image, segmentation, that of the previous stage, properties.
 
     Raises:
-        UserError: for files that are missing, empty or broken, or do not belong together.
+        UserError: for files that are missing, empty or broken, do not belong together, or hold what could be code.
     """
     with reading(dataset.source_folder, case):
+        load_pickle_file(Path(dataset.source_folder) / f"{case}.pkl")  # nnU-Net runs what it holds
         image, segmentation, previous_stage, properties = dataset.load_case(case)
         shapes = [tuple(a.shape) for a in (image, segmentation, previous_stage) if a is not None]
         if any(len(s) != 4 or s[1:] != shapes[0][1:] for s in shapes):

@@ -294,8 +294,13 @@ def test_bad_flags_are_one_sentence(folders, capsys, more, message):
 
 @pytest.mark.parametrize(
     ("labels", "message"),
-    [({"liver": 1}, "Background"), ({"background": 0, "a": [1, 2]}, "regions_class_order"), (None, "has no labels")],
-    ids=["background", "regions", "none"],
+    [
+        ({"liver": 1}, "expected an object with background"),
+        ({"background": 0, "a": 1.5}, "labels.a: found 1.5"),
+        ({"background": 0, "a": [1, 2]}, "regions_class_order"),
+        (None, "has no labels"),
+    ],
+    ids=["background", "fraction", "regions", "none"],
 )
 def test_a_dataset_json_that_nnunet_refuses(tmp_path, folders, capsys, labels, message):
     write_dataset_json(tmp_path, labels)

@@ -6,6 +6,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_kd import networks
+from nnunet_kd.errors import UserError
 from nnunet_kd.networks import DilatedNet, ENet, ExternalNetwork, NoothoutUNet, ResidualUSENet
 from nnunet_kd.networks.enet import max_unpool
 from nnunet_kd.networks.external import load_weights
@@ -236,6 +237,10 @@ class TestThreePlanes:
 class TestExternal:
     """Networks of other libraries."""
 
+    @pytest.fixture(autouse=True)
+    def allow_this_package(self, monkeypatch):
+        monkeypatch.setenv("NNUNET_KD_ALLOWED_PACKAGES", "tests, not_installed")
+
     def make(self, **more) -> ExternalNetwork:
         given = {"network": f"{__name__}.Half", "classes_argument": "classes", "network_kwargs": {"width": 3}}
         return ExternalNetwork(1, 2, **given | more)
@@ -249,7 +254,7 @@ class TestExternal:
     @pytest.mark.parametrize(
         ("more", "sentence"),
         [
-            ({"network": "os.system"}, "neither a torch.nn.Module nor"),
+            ({"network": "os.system"}, "NNUNET_KD_ALLOWED_PACKAGES"),
             ({"network": "Half"}, "no dotted name"),
             ({"network": "torch.nn.functional.relu"}, "neither a torch.nn.Module nor"),
             ({"network_kwargs": {"weights": "imagenet"}}, "asks for a download"),
@@ -259,6 +264,14 @@ class TestExternal:
     def test_what_is_no_network_or_would_download_is_refused(self, more, sentence):
         with pytest.raises(ValueError, match=sentence):
             self.make(**more)
+
+    def test_a_dictionary_needs_the_name_of_the_logits(self):
+        network = self.make()
+        network.network = nn.Sequential(network.network, Named())
+        with pytest.raises(ValueError, match="returns out, aux; name the logits with output=NAME"):
+            network(torch.randn(1, 1, 8, 6))
+        network.output = "aux"
+        assert network(torch.randn(1, 1, 8, 6)).shape == (1, 2, 8, 6)
 
     def test_a_library_that_is_not_there_is_named(self):
         with pytest.raises(ImportError, match="not_installed"):
@@ -272,10 +285,20 @@ class TestExternal:
         assert network.network.conv.weight.unique().tolist() == [1]
 
     def test_files_with_code_or_of_another_network_are_refused(self, tmp_path):
-        for content, sentence in ((nn.Linear(2, 2), "no readable file"), ({"a": torch.ones(1)}, "none of its 1")):
+        for content, error, sentence in (
+            (nn.Linear(2, 2), UserError, r"it holds torch\.nn\.modules\.linear\.Linear"),
+            ({"a": torch.ones(1)}, ValueError, "none of its 1"),
+        ):
             torch.save(content, tmp_path / "w.pth")
-            with pytest.raises(ValueError, match=sentence):
+            with pytest.raises(error, match=sentence):
                 load_weights(self.make(), tmp_path / "w.pth")
+
+
+class Named(nn.Module):
+    """Returns a dictionary, as networks of torchvision do."""
+
+    def forward(self, x):
+        return {"out": x, "aux": x}
 
 
 class Half(nn.Module):

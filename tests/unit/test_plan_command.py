@@ -23,6 +23,17 @@ DATASET_JSON = {
     "file_ending": ".nii.gz",
 }
 
+RESAMPLING = {
+    "resampling_fn_data": "resample_data_or_seg_to_shape",
+    "resampling_fn_seg": "resample_data_or_seg_to_shape",
+    "resampling_fn_data_kwargs": {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None},
+    "resampling_fn_seg_kwargs": {"is_seg": True, "order": 1, "order_z": 0, "force_separate_z": None},
+    "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
+    "resampling_fn_probabilities_kwargs": {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None},
+    "normalization_schemes": ["ZScoreNormalization"],
+    "use_mask_for_norm": [False],
+}
+
 
 def make_configuration(name: str, dim: int, size: list[int], network: str) -> dict:
     blocks = "n_conv_per_stage" if network == "PlainConvUNet" else "n_blocks_per_stage"
@@ -33,6 +44,7 @@ def make_configuration(name: str, dim: int, size: list[int], network: str) -> di
         "patch_size": [16] * dim,
         "median_image_size_in_voxels": [float(s) for s in size],
         "spacing": [1.0] * dim,
+        **RESAMPLING,
         "architecture": {
             "network_class_name": f"dynamic_network_architectures.architectures.unet.{network}",
             "arch_kwargs": {
@@ -67,6 +79,7 @@ def make_plans(network: str = "PlainConvUNet") -> dict:
     return {
         "dataset_name": DATASET,
         "plans_name": "nnUNetPlans",
+        "image_reader_writer": "SimpleITKIO",
         "original_median_spacing_after_transp": [1.0, 1.0, 1.0],
         "original_median_shape_after_transp": [10, 24, 20],
         "transpose_forward": [0, 1, 2],

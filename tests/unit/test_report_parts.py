@@ -20,6 +20,7 @@ from nnunet_kd.evaluation.report.volumes import Geometry, Volumes
 from nnunet_kd.evaluation.segmentations import LabelDefinition
 from nnunet_kd.softlabels.store import SoftLabelStore
 from nnunet_kd.teachers import TeacherModel
+from tests.unit.test_plan_command import DATASET_JSON, make_plans
 
 DATASET = "Dataset900_Seen"
 
@@ -262,14 +263,14 @@ def model_folders(tmp_path, monkeypatch):
 
     def make(trainer, folds, kd=None):
         folder = tmp_path / "results" / DATASET / f"{trainer}__P__3d_fullres"
-        plans = {"dataset_name": DATASET, "plans_name": "P", "configurations": {"3d_fullres": {}}}
+        plans = make_plans() | {"dataset_name": DATASET, "plans_name": "P"}
         for fold, split in zip("01", splits, strict=True):
             (folder / f"fold_{fold}" / "validation").mkdir(parents=True, exist_ok=True)
             (folder / f"fold_{fold}" / "checkpoint_final.pth").touch()
             for case in split["val"]:
                 (folder / f"fold_{fold}" / "validation" / f"{case}.nii.gz").touch()
         (folder / "plans.json").write_text(json.dumps(plans | ({} if kd is None else {"kd": kd})))
-        (folder / "dataset.json").write_text(json.dumps({"file_ending": ".nii.gz"}))
+        (folder / "dataset.json").write_text(json.dumps(DATASET_JSON))
         return TeacherModel(folder, "3d_fullres", folds)
 
     return make

@@ -15,23 +15,12 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from tests.unit.test_plan_command import DATASET, DATASET_JSON, make_plans
 
-RESAMPLING = {
-    "resampling_fn_data": "resample_data_or_seg_to_shape",
-    "resampling_fn_seg": "resample_data_or_seg_to_shape",
-    "resampling_fn_data_kwargs": {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None},
-    "resampling_fn_seg_kwargs": {"is_seg": True, "order": 1, "order_z": 0, "force_separate_z": None},
-    "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
-    "resampling_fn_probabilities_kwargs": {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None},
-    "normalization_schemes": ["ZScoreNormalization"],
-    "use_mask_for_norm": [False],
-}
-
 
 def plans_of(kd: dict | None = None, name: str = "nnUNetPlans") -> dict:
     """Plans that nnU-Net can preprocess and train with; 2d and 3d_fullres."""
     plans = make_plans()
-    plans |= {"image_reader_writer": "SimpleITKIO", "plans_name": name}
-    plans["configurations"] = {c: deepcopy(plans["configurations"][c]) | RESAMPLING for c in ("2d", "3d_fullres")}
+    plans["plans_name"] = name
+    plans["configurations"] = {c: deepcopy(plans["configurations"][c]) for c in ("2d", "3d_fullres")}
     for configuration in plans["configurations"].values():
         configuration["architecture"]["arch_kwargs"]["features_per_stage"] = [8, 8, 8]
     return plans | ({"kd": kd} if kd is not None else {})

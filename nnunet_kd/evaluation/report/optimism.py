@@ -1,6 +1,5 @@
 """Did a model, or the teachers of a student, train on the evaluated cases? Then its results are too good."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,9 @@ from nnunetv2.paths import nnUNet_preprocessed
 from nnunet_kd.config import KDConfig
 from nnunet_kd.errors import UserError
 from nnunet_kd.evaluation.table import case_name
-from nnunet_kd.files import load_json_file
+from nnunet_kd.files import check_component, load_json_file
 from nnunet_kd.inheritance.start import named_member
+from nnunet_kd.nnunet_files import read_splits
 from nnunet_kd.teachers import TeacherModel, find_teachers
 
 # Cross teaching's teachers are trained beside the student, on the same cases.
@@ -103,17 +103,19 @@ def training_cases(folder: Path, folds: Sequence[int | str]) -> set[str] | None:
 def _from_splits(folder: Path, fold: int | str) -> set[str] | None:
     if not nnUNet_preprocessed.is_set():
         return None
-    preprocessed = Path(nnUNet_preprocessed) / str(load_json_file(folder / "plans.json").get("dataset_name"))
+    dataset_name = load_json_file(folder / "plans.json").get("dataset_name")
+    check_component(dataset_name, f"{folder / 'plans.json'}: dataset_name")
+    preprocessed = Path(nnUNet_preprocessed) / str(dataset_name)
     if str(fold) == "all":
         references = preprocessed / "gt_segmentations"
         return {case_name(f.name) for f in references.iterdir() if f.is_file()} if references.is_dir() else None
-    file = preprocessed / "splits_final.json"
-    splits = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    splits = read_splits(preprocessed / "splits_final.json")
     return set(splits[int(fold)]["train"]) if int(fold) < len(splits) else None
 
 
 def _from_validations(folder: Path, fold: int | str) -> set[str] | None:
     ending = load_json_file(folder / "dataset.json").get("file_ending", ".nii.gz")
+    check_component(ending, f"{folder / 'dataset.json'}: file_ending")
 
     def validated(name: str) -> set[str]:
         return {f.name.removesuffix(ending) for f in (folder / name / "validation").glob(f"*{ending}")}
