@@ -67,6 +67,8 @@ def untrained_dice(
     else:
         member = best_member(find_teachers(config.teachers, results, default))
     cases = list(space.dataset.identifiers)
+    for case in cases:
+        space.load_case(case)  # refuses what nnU-Net's data loader would run
     folder = str(space.folder)
     dataset = infer_dataset_class(folder)
     measured = cases[::MEASURED]
