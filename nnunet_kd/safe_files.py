@@ -56,7 +56,7 @@ def load_pickle_file(file: Path) -> Any:
         with file.open("rb") as f:
             return _Unpickler(f).load()
     except Exception as err:
-        raise UserError(f"{file}: not a readable pickle ({_reason(err)}); preprocess the case again.") from err
+        raise UserError(f"{file}: not a readable pickle ({_reason(err)}).") from err
 
 
 class _Unpickler(pickle.Unpickler):

@@ -35,9 +35,10 @@ def reading(folder: str, case: str) -> Iterator[None]:
     try:
         yield
     except Exception as err:
+        said = " ".join(str(err).split())
+        reason = said.rstrip(".") if isinstance(err, UserError) else f"{type(err).__name__}: {said[:200]}"
         raise UserError(
-            f"{folder}: the preprocessed files of case {case} cannot be read "
-            f"({type(err).__name__}: {' '.join(str(err).split())[:200]}); preprocess this case again."
+            f"{folder}: the preprocessed files of case {case} cannot be read ({reason}); preprocess this case again."
         ) from err
 
 
