@@ -11,6 +11,7 @@ import pytest
 import tifffile
 import torch
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff
+from nnunetv2.imageio import simpleitk_reader_writer
 from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -170,7 +171,9 @@ def test_images_without_a_position_in_space_are_taught_by_a_teacher_of_the_same_
 
 
 @pytest.mark.parametrize("theirs", ["NaturalImage2DIO", "Tiff3DIO", "SomebodysIO"])
-def test_readers_whose_axes_have_nothing_in_common_are_refused_in_one_sentence(tmp_path, theirs):
+def test_readers_whose_axes_have_nothing_in_common_are_refused_in_one_sentence(tmp_path, monkeypatch, theirs):
+    somebodys = type("SomebodysIO", (simpleitk_reader_writer.SimpleITKIO,), {})
+    monkeypatch.setattr(simpleitk_reader_writer, "SomebodysIO", somebodys, raising=False)
     space = bare(tmp_path, "NibabelIO")
     with pytest.raises(UserError, match=f"read with {theirs}, the student reads them with NibabelIO.*plan both"):
         ensemble_of(space, theirs, "3d_fullres")

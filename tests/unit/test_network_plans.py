@@ -3,6 +3,7 @@
 import json
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
@@ -162,6 +163,20 @@ def test_a_patch_that_does_not_fit_is_refused_with_the_smallest_that_does(toy, c
     assert plan(toy, *arguments, "20", "20").get_configuration("2d").patch_size == [20, 20]
 
 
+class Dictionary(torch.nn.Module):
+    """Stands for a library's network of fixed input that returns a dictionary."""
+
+    def __init__(self, out_channels: int, channels: int = 1, classes: int | None = None):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(channels, classes or out_channels, 1)
+
+    def forward(self, x):
+        return {"out": self.conv(x), "aux": self.conv(x)}
+
+
+EXTERNAL = ("--student", "external", "--student-arg", "input_argument=null")
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -178,12 +193,25 @@ def test_a_patch_that_does_not_fit_is_refused_with_the_smallest_that_does(toy, c
         ),
         (["--params", "many"], "--params many"),
         (["--latency-budget", "0"], "greater than 0"),
+        (["--latency-budget", "inf"], "greater than 0"),
+        (["--student", "decoder=99999"], "n_conv_per_stage_decoder: found 99999"),
+        (["--student", "blocks=99999"], "n_conv_per_stage: found 99999"),
+        (["--student-arg", "n_stages=-1"], "n_stages: found -1"),
+        (["--student-arg", "n_stages=2"], "PlainConvUNet cannot be built from its arguments"),
+        (["--student-arg", "features_per_stage=[1000000,1000000,1000000]"], "parameters, more than 1e+10"),
+        (["--student-arg", "dropout_op=nope"], "'nope' is no dotted name of a class"),
+        (["--student-arg", "dropout_op=torch.nn.functional.dropout"], "expected a torch.nn.Module or a part of one"),
+        (["-o", "x" * 300], "has 300 letters, expected at most 180"),
+        (["-p", "x" * 300], "-p: found 'xxx"),
+        ([*EXTERNAL, f"network={__name__}.Dictionary"], "returns out, aux; name the logits with output=NAME"),
+        ([*EXTERNAL, f"network={__name__}.Dictionary", "output=aux", "channels=3"], "images with 1 channels, with"),
+        ([*EXTERNAL, f"network={__name__}.Dictionary", "output=aux", "classes=9"], "not one channel for each of 3"),
         (["--student", "width=0.5", "--latency-budget", "5"], "leave both out"),
         (["--weights", "nowhere.pth"], "weights are not downloaded"),
     ],
 )
 def test_mistakes_get_one_sentence_and_leave_no_file(toy, capsys, monkeypatch, arguments, sentence):
-    monkeypatch.setenv("NNUNET_KD_ALLOWED_PACKAGES", "no_such")
+    monkeypatch.setenv("NNUNET_KD_ALLOWED_PACKAGES", "no_such,tests")
     before = sorted(toy.iterdir())
     assert sentence in refuse(capsys, "-c", "2d", *arguments)
     assert sorted(toy.iterdir()) == before
@@ -218,6 +246,20 @@ def test_latency_budget_is_kept_by_a_network_that_is_built_and_timed(toy, capsys
     kwargs = plans.get_configuration("2d").network_arch_init_kwargs
     architecture = plans.get_configuration("2d").configuration["architecture"]
     assert sum(p.numel() for p in build(architecture).parameters()) <= 20_000, kwargs
+
+
+def test_a_checkpoint_of_nnunet_is_a_file_of_weights_and_an_empty_file_is_none(toy, capsys, tmp_path):
+    checkpoint = {
+        "network_weights": {"encoder.stages.0.0.convs.0.conv.bias": torch.full((16,), 0.5)},
+        "logging": {"mean_fg_dice": [np.float64(0.5)]},
+    }
+    torch.save(checkpoint, tmp_path / "checkpoint_final.pth")
+    plan(toy, "-c", "2d", "-o", "S", "--weights", str(tmp_path / "checkpoint_final.pth"))
+    state = torch.load(toy / "S_2d_initial.pth", weights_only=True)["network_weights"]
+    assert state["encoder.stages.0.0.convs.0.conv.bias"].unique().tolist() == [0.5]
+    (tmp_path / "empty.pth").touch()
+    error = refuse(capsys, "-c", "2d", "-o", "T", "--weights", str(tmp_path / "empty.pth"))
+    assert "empty.pth: not a readable file of weights (it is damaged" in error
 
 
 def test_local_weights_become_what_nnunet_starts_from(toy, capsys, tmp_path):

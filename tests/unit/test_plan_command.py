@@ -139,7 +139,7 @@ def read(folder: Path, name: str) -> dict:
 
 def test_all_configurations_are_scaled_once_and_share_the_data(folder, any_network):
     write_json(folder / "nnUNetPlans.json", make_plans(any_network))
-    plan("--student", "width=0.5")
+    plan("--student", "width=0.5", "--keep-resampling")
     plans = read(folder, "nnUNetPlansKD_width0p5")
     assert plans["plans_name"] == "nnUNetPlansKD_width0p5"
     assert plans["configurations"]["3d_cascade_fullres"] == {

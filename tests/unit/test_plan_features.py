@@ -25,7 +25,8 @@ def test_features_are_listed_with_shapes_and_pairs_and_nothing_is_written(folder
     assert [f.name for f in folder.glob("*KD*")] == []
 
 
-def test_named_pairs_are_shown_and_networks_without_names_list_their_layers(folder, results, capsys):
+def test_named_pairs_are_shown_and_networks_without_names_list_their_layers(folder, results, capsys, monkeypatch):
+    monkeypatch.setenv("NNUNET_KD_ALLOWED_PACKAGES", "tests")
     plans = make_plans()
     architecture = plans["configurations"]["2d"]["architecture"]
     architecture |= {"network_class_name": f"{__name__}.Plain", "arch_kwargs": {}, "_kw_requires_import": []}
