@@ -1,6 +1,7 @@
 """``nnUNetv2_kd plan`` for students with teachers in memory: features, pairs, next commands."""
 
 import pytest
+from torch import nn
 
 from tests.unit.test_plan_command import folder, make_model, make_plans, plan, read, refuse
 
@@ -70,10 +71,9 @@ def test_stored_teachers_are_exported_first_and_have_no_features(folder, results
     assert "-tr nnUNetTrainerKDMultiTeacher" in printed
 
 
-def Plain(input_channels, num_classes, deep_supervision):
+class Plain(nn.Sequential):
     """A network of another library: no encoder, no decoder, no names."""
-    from torch import nn
 
-    network = nn.Sequential()
-    network.body = nn.Sequential(nn.Conv2d(input_channels, 5, 1), nn.Conv2d(5, num_classes, 1))
-    return network
+    def __init__(self, input_channels, num_classes, deep_supervision):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(input_channels, 5, 1), nn.Conv2d(5, num_classes, 1))
