@@ -5,6 +5,7 @@ Workers import this module: nothing here may import torch when it is loaded.
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,7 @@ def _checked(
     check_finite(image)
     for in_file in nifti if "sitk_stuff" in properties else []:
         if in_file.get_data_dtype().kind == "f":  # SimpleITK reads NaN and infinity in NIfTI files as 0
-            check_finite(np.asanyarray(in_file.dataobj))
+            check_finite(try_reading(partial(np.asanyarray, in_file.dataobj)))
     return image, properties
 
 

@@ -101,3 +101,12 @@ def test_an_image_that_resampling_would_leave_nothing_or_too_much_of_is_refused(
         read_case(*plans([tiny] * 3), [file])
     with pytest.raises(ImageError, match="holds 1 channels, expected 2"):
         read_case(*plans([1.0] * 3, channels=2), [file])
+
+
+def test_a_file_that_ends_early_is_refused_although_simpleitk_reads_it(tmp_path):
+    file = tmp_path / "case_0000.nii.gz"
+    image = np.random.default_rng(0).normal(size=(20, 30, 40)).astype(np.float32)
+    nib.save(nib.Nifti1Image(image, np.eye(4)), file)
+    file.write_bytes(file.read_bytes()[:-5000])
+    with pytest.raises(ImageError, match=r"^cannot be read"):
+        read_images(SimpleITKIO(), [file])
