@@ -121,9 +121,8 @@ FILES: Sequence[tuple[str, str, str, Mapping[str, Spoil], int]] = [
     ("report", "plans", f"{MODEL}/plans.json", JSON, 2),
     ("convert", "image", "download/images/case_1.nii.gz", IMAGE, 0),
     ("convert", "label", "download/labels/case_1.nii.gz", LABEL, 0),
-    ("train", "kd block", f"{DATA}/Student.json", KD, 2),
-    ("train", "soft labels", f"{STORE}/case_1.b2nd", BLOSC, 2),
-    ("train", "checkpoint", TEACHER_FILE, CHECKPOINT, 1),
+    ("train", "kd block", f"{DATA}/Student.json", KD, 4),
+    ("train", "checkpoint", TEACHER_FILE, CHECKPOINT, 3),
 ]
 
 
