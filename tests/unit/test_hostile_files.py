@@ -366,6 +366,8 @@ def test_other_keys_of_dataset_json(tmp_path, key, found):
 
 OF_PLANS = ("dataset_name", "plans_name", "configurations", "image_reader_writer", "transpose_forward")
 OF_CONFIGURATIONS = tuple(k for k in make_plans()["configurations"]["2d"])
+TEXTS = ("dataset_name", "plans_name", "data_identifier")
+DICTIONARIES = ("configurations", *(f"resampling_fn_{what}_kwargs" for what in ("data", "seg", "probabilities")))
 
 
 @pytest.mark.parametrize("change", ["missing", None, "nope", -1, [0], {}, [[]]], ids=repr)
@@ -377,12 +379,8 @@ def test_a_missing_or_ill_typed_key_of_plans_is_named(key, change):
         del owner[key]
     else:
         owner[key] = change
-    if change == "nope" and key in ("dataset_name", "plans_name", "data_identifier"):
-        check_plans(plans, "plans.json")
-        return
-    if (change == {} and key in ("configurations", "resampling_fn_data_kwargs", "resampling_fn_seg_kwargs")) or (
-        change == {} and key == "resampling_fn_probabilities_kwargs"
-    ):
+    if (change == "nope" and key in TEXTS) or (change == {} and key in DICTIONARIES):
+        assert check_plans(plans, "plans.json") is None  # of the right type
         return
     with pytest.raises(UserError, match=r"plans\.json") as error:
         check_plans(plans, "plans.json")
