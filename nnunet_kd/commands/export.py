@@ -89,8 +89,8 @@ def check(args: argparse.Namespace, model: "TeacherModel", folder: Path) -> list
     lowest = agreement.LOWEST[args.precision] if args.min_agreement is None else args.min_agreement
     if 1 - found["voxels_that_differ"] < lowest:
         raise UserError(
-            f"--check {images}: {found['voxels_that_differ']:.2%} of the voxels differ from nnUNetv2_predict, more "
-            f"than {1 - lowest:.2%}; no bundle was written. --min-agreement sets the limit."
+            f"--check {images}: {found['voxels_that_differ']:.1e} of the voxels differ from nnUNetv2_predict, more "
+            f"than {1 - lowest:.1e}; no bundle was written. --min-agreement sets the limit."
         )
     bundle.add_check(folder, found | {"min_agreement": lowest})
     return describe_check(found)

@@ -103,7 +103,7 @@ def quantise(folder: Path, patches: Sequence[np.ndarray]) -> None:
     import openvino
 
     logging.getLogger("nncf").setLevel(logging.ERROR)
-    step = max(1, len(patches) // CALIBRATION_PATCHES)
+    step = -(-len(patches) // CALIBRATION_PATCHES)
     chosen = list(patches[::step])
     with _quiet():
         small = nncf.quantize(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nnunet_kd.cli import main as cli
-from nnunet_kd.export import bundle
+from nnunet_kd.export import agreement, bundle
 from nnunet_kd.export.describe import describe
 from nnunet_kd.export.runtime import load
 from nnunet_kd.export.runtime.main import main
@@ -271,6 +271,30 @@ def test_options_that_do_not_fit_are_refused(tmp_path, capsys, arguments, senten
         cli(["export", "-m", str(model), "-o", str(tmp_path / "bundle"), *arguments])
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "bundle").exists()
+
+
+FOUND = {
+    "images": 2,
+    "voxels_that_differ": 2e-4,
+    "dice": {"anterior": 0.9991, "posterior": None},
+    "seconds": {"nnUNetv2_predict": 30.0, "bundle": 2.0},
+    "processors": 2,
+}
+
+
+def test_a_bundle_below_the_threshold_is_not_written(copy, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(agreement, "check_bundle", lambda *_: FOUND)
+    model, before = make_model(tmp_path / "results", **PATCH), file_sha256(copy / "bundle.json")
+    arguments = ["export", "-m", str(model), "-o", str(copy), "--overwrite", "--check", str(tmp_path)]
+    with pytest.raises(SystemExit, match="2"):
+        cli(arguments)
+    assert "2.0e-04 of the voxels differ from nnUNetv2_predict, more than 1.0e-04" in capsys.readouterr().err
+    assert file_sha256(copy / "bundle.json") == before
+    assert sorted(os.listdir(copy.parent)) == ["bundle", "results"]
+    cli([*arguments, "--min-agreement", "0.999"])
+    assert "anterior 0.9991, posterior -; 2.0 s instead of 30.0 s, 15.0 times less" in capsys.readouterr().out
+    assert json.loads((copy / "bundle.json").read_text())["check"] == FOUND | {"min_agreement": 0.999}
+    assert load(copy, threads=1)
 
 
 def test_onnxruntime_takes_over_where_openvino_is_missing(whole, monkeypatch):
