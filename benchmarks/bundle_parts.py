@@ -61,7 +61,7 @@ def around_the_network() -> None:
         back += time.process_time() - before
     windows = time.process_time() - start - back
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(f"spacing {spacing:.1f} s, windows {windows:.1f} s, way back {back:.1f} s, peak {peak:.2f} GB with the image")
+    print(f"spacing {spacing:.1f} s, windows {windows:.1f} s, way back {back:.1f} s, peak {peak:.2f} GB")
 
 
 if __name__ == "__main__":
