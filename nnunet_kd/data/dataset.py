@@ -44,7 +44,7 @@ class SoftLabelDataset:
     def __init__(self, dataset: nnUNetBaseDataset, store: SoftLabelStore):
         """Wraps ``dataset``, all of whose cases must be in ``store``."""
         self.dataset, self.store = dataset, store
-        self.identifiers = dataset.identifiers
+        self.identifiers, self.source_folder = dataset.identifiers, dataset.source_folder
 
     def load_case(self, identifier: str) -> tuple[ImageWithSoftLabels, Any, Any, dict]:
         """As nnU-Net's dataset: image with soft labels, segmentation, that of the previous stage, properties."""

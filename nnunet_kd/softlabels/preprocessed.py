@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ def load_preprocessed(dataset: nnUNetBaseDataset, case: str) -> tuple[Any, Any, 
         UserError: for files that are missing, empty or broken, do not belong together, or hold what could be code.
     """
     with reading(dataset.source_folder, case):
-        load_pickle_file(Path(dataset.source_folder) / f"{case}.pkl")  # nnU-Net runs what it holds
+        properties_file = Path(dataset.source_folder) / f"{case}.pkl"
+        _check_pickle(properties_file, properties_file.stat().st_mtime_ns)
         image, segmentation, previous_stage, properties = dataset.load_case(case)
         shapes = [tuple(a.shape) for a in (image, segmentation, previous_stage) if a is not None]
         if any(len(s) != 4 or s[1:] != shapes[0][1:] for s in shapes):
@@ -57,6 +59,12 @@ def load_preprocessed(dataset: nnUNetBaseDataset, case: str) -> tuple[Any, Any, 
         if not isinstance(properties, dict):
             raise TypeError("its properties are no dictionary")
     return image, segmentation, previous_stage, properties
+
+
+@cache
+def _check_pickle(file: Path, modified_ns: int) -> None:
+    """Refuses, once for each state of a file, one that holds more than data: nnU-Net runs what it holds."""
+    load_pickle_file(file)
 
 
 def image_digest(image: Any) -> str:

@@ -208,15 +208,15 @@ def test_the_runtime_imports_neither_torch_nor_nnunet(whole, tmp_path):
 
 CANNOT = {
     "cascade": ({"previous_stage": "3d_lowres"}, {}, "is cascaded"),
-    "preprocessor": ({"preprocessor_name": "Mine"}, {}, "has the preprocessor Mine"),
-    "normalisation": ({"normalization_schemes": ["Mine"]}, {}, "normalises by Mine"),
-    "resampling": ({"resampling_fn_data": "mine"}, {}, "resamples data by mine"),
+    "preprocessor": ({"preprocessor_name": "Mine"}, {}, "preprocessor_name: found 'Mine'"),
+    "normalisation": ({"normalization_schemes": ["Mine"]}, {}, "normalization_schemes: found 'Mine'"),
+    "resampling": ({"resampling_fn_data": "mine"}, {}, "resampling_fn_data: found 'mine'"),
     "cubic probabilities": (
         {"resampling_fn_probabilities_kwargs": {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}},
         {},
         "resamples probabilities",
     ),
-    "reader": ({}, {"image_reader_writer": "MyIO"}, "reads images by MyIO"),
+    "reader": ({}, {"image_reader_writer": "MyIO"}, "image_reader_writer: found 'MyIO'"),
 }
 
 

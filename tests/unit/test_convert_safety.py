@@ -128,6 +128,7 @@ def test_a_target_that_cannot_take_its_name_leaves_the_old_one(raw, nnunet_raw, 
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", fail)
+    monkeypatch.setattr("nnunet_kd.files._exchange", lambda *_: False)  # a file system that cannot do so
     with pytest.raises(SystemExit):
         convert(raw, "--overwrite")
     assert "cannot be written (Input/output error)" in capsys.readouterr().err

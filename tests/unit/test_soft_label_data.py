@@ -1,5 +1,7 @@
 """Soft labels go through nnU-Net's data loader and whole augmentation exactly as the hard labels do."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -33,8 +35,10 @@ def blobs(shape, seed):
 class Cases:
     """nnU-Net's dataset interface over arrays in memory."""
 
-    def __init__(self, shape):
-        self.identifiers = ["a", "b"]
+    def __init__(self, shape, folder):
+        self.identifiers, self.source_folder = ["a", "b"], str(folder)
+        for case in self.identifiers:
+            (folder / f"{case}.pkl").write_bytes(pickle.dumps({}))
         self.cases = {c: blobs(shape, i) for i, c in enumerate(self.identifiers)}
 
     def load_case(self, identifier):
@@ -46,7 +50,7 @@ class Cases:
 @pytest.fixture(params=CONFIGURATIONS, name="setting")
 def _setting(request, tmp_path):
     settings = CONFIGURATIONS[request.param]
-    cases = Cases((6, 40, 40) if request.param != "3d" else (22, 30, 30))
+    cases = Cases((6, 40, 40) if request.param != "3d" else (22, 30, 30), tmp_path)
     store = SoftLabelStore.create(
         tmp_path,
         {"format": 1, "identity": {"dtype": "uint8"}, "labels": {"regions": False}, "versions": {}},
