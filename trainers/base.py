@@ -91,6 +91,7 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
         """As nnU-Net does; but fold ``all``, which has trained on these cases, as ``schedule.validate_all`` says."""
         mode = self.kd.schedule.validate_all
         wanted = mode == "always" or (mode == "teachers" and not self.is_student)
+        wanted = wanted or self.configuration_manager.next_stage_names is not None  # which reads its predictions
         if self.fold == "all" and self._has_trained and not wanted:
             self.print_to_log_file(
                 "Fold all has trained on all labeled cases and is not validated on them; nnUNetv2_train ... --val does "

@@ -96,7 +96,12 @@ def prepare(request: Request) -> Distillation:
     kd = make_kd_block(recipe, None, request.base_plans, request.student, teachers, request.settings)
     name = planning.check_plans_name(request.name or planning.default_plans_name(request.base_plans, kd))
     default = f"{kd.default_teacher}__{request.base_plans}__{request.configuration}"
-    identifier = PlansManager(base).get_configuration(request.configuration).data_identifier
+    configuration = PlansManager(base).get_configuration(request.configuration)
+    if configuration.previous_stage_name is not None:
+        raise UserError(
+            f"-c {request.configuration}: is the second stage of a cascade, which distill does not run; use the "
+            "commands that nnUNetv2_kd plan prints."
+        )
     return Distillation(
         dataset=request.dataset,
         configuration=request.configuration,
@@ -112,7 +117,7 @@ def prepare(request: Request) -> Distillation:
         processes=request.processes,
         test=request.test and (request.test[0].absolute(), request.test[1].absolute()),
         twin=request.twin,
-        data_folder=paths.preprocessed / identifier,
+        data_folder=paths.preprocessed / configuration.data_identifier,
         base_plans=request.base_plans,
         makes_bundle=can_make_bundles(),
     )

@@ -58,7 +58,7 @@ def test_demo_from_images_to_table(tmp_path):
     commands = [line[2:].split() for line in done.stdout.splitlines() if line.startswith("$ nnUNet")]
     assert commands[0][0] == "nnUNetv2_plan_and_preprocess"
     assert len(list((folder / "logs").glob("*.log"))) == len(commands) - 1  # distill's steps are printed too
-    assert commands[-1][:2] == ["nnUNetv2_kd", "report"]
+    assert [c[:2] for c in commands[-2:]] == [["nnUNetv2_kd", "report"], ["nnUNetv2_kd", "export"]]
     (made,) = (folder / "nnUNet_results" / "Dataset999_KDDemo" / "distill_KDDemoStudent").glob("*/test_*")
     report = json.loads((made / "report" / "report.json").read_text())
     assert report["roles"] == {"student": "student", "ensemble": "ensemble", "twin": "twin"}
@@ -72,6 +72,9 @@ def test_demo_from_images_to_table(tmp_path):
     for m in MODELS:
         assert f"{results[m.key]['mean_dice']:.3f}" in page
     assert imread(made / "report" / "plots" / "case_student_median.png")[..., :3].std() > 0.05
+
+    check = json.loads((made.parent / "bundle" / "bundle.json").read_text())["check"]
+    assert check["voxels_that_differ"] < 1e-3
 
     again = run_demo(folder)
     assert again.returncode == 2

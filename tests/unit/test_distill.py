@@ -158,6 +158,15 @@ def test_mistakes_are_told_before_anything_is_run(toy, capsys, arguments, words)
     assert not list(toy.results.glob("distill_*"))
 
 
+def test_cascades_are_refused(toy):
+    plans = json.loads((toy.preprocessed / "nnUNetPlans.json").read_text())
+    plans["configurations"]["3d_lowres"] = plans["configurations"]["3d_fullres"] | {"next_stage": "3d_cascade_fullres"}
+    plans["configurations"]["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    (toy.preprocessed / "nnUNetPlans.json").write_text(json.dumps(plans))
+    with pytest.raises(UserError, match="second stage of a cascade"):
+        prepare(request(toy, configuration="3d_cascade_fullres"))
+
+
 def test_plans_of_something_else_are_not_taken_over(toy):
     distillation = prepare(request(toy))
     claim(distillation)

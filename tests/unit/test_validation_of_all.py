@@ -31,8 +31,12 @@ def test_who_validates_fold_all(monkeypatch, role, fold, mode, trained, validate
     trainer.kd = from_dict(KDConfig, {"role": role, "schedule": {"validate_all": mode}}, "kd")
     trainer.plans_manager = SimpleNamespace(plans={"kd": {"role": role}})
     trainer.fold, trainer._has_trained = fold, trained
+    trainer.configuration_manager = SimpleNamespace(next_stage_names=None)
     trainer.perform_actual_validation(False)
     assert called == [False] * validates
+    trainer.configuration_manager = SimpleNamespace(next_stage_names=["3d_cascade_fullres"])
+    trainer.perform_actual_validation(False)
+    assert called == [False] * (validates + 1)  # the next stage reads its predictions
 
 
 @pytest.mark.parametrize(
