@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -42,16 +42,31 @@ def write_whole(target: Path, save: Callable[[Path], Any]) -> None:
     Raises:
         UserError: when the file cannot be written; nothing is left of it then.
     """
-    remove_abandoned(target.parent)
-    temporary = temporary_path(target.parent, "".join(target.suffixes))  # writers look at the whole ending
+    write_together({target: save})
+
+
+def write_together(files: Mapping[Path, Callable[[Path], Any]]) -> None:
+    """As :func:`write_whole` several files that belong together: none is renamed before all are on the disk.
+
+    Raises:
+        UserError: when one cannot be written; nothing is left of any then.
+    """
+    temporaries = {}
     try:
-        with writing(target):
-            save(temporary)
-            sync_to_disk(temporary)
-            os.replace(temporary, target)
+        for target, save in files.items():
+            remove_abandoned(target.parent)
+            # writers look at the whole ending
+            temporary = temporaries[target] = temporary_path(target.parent, "".join(target.suffixes))
+            with writing(target):
+                save(temporary)
+                sync_to_disk(temporary)
+        for target, temporary in temporaries.items():
+            with writing(target):
+                os.replace(temporary, target)
     finally:
-        with contextlib.suppress(OSError):  # the sentence above says more
-            temporary.unlink()
+        for temporary in temporaries.values():
+            with contextlib.suppress(OSError):  # the sentence above says more
+                temporary.unlink()
 
 
 def temporary_path(folder: Path, suffix: str = "", prefix: str = "") -> Path:
@@ -208,14 +223,23 @@ def sync_to_disk(file: Path) -> None:
 
 def write_json(target: Path, content: Any) -> None:
     """Writes JSON, whole or not at all."""
-    write_whole(target, lambda f: f.write_text(json.dumps(content, indent=4), encoding="utf-8"))
+    write_whole(target, saves_json(content))
+
+
+def saves_json(content: Any) -> Callable[[Path], Any]:
+    """Writes JSON; for :func:`write_together`."""
+    return lambda file: file.write_text(json.dumps(content, indent=4), encoding="utf-8")
 
 
 def write_csv(target: Path, rows: Iterable[Sequence[object]]) -> None:
-    """Writes CSV, whole or not at all. Text that spreadsheets would run as a formula gets a leading apostrophe.
+    """Writes CSV as :func:`saves_csv` does, whole or not at all."""
+    write_whole(target, saves_csv(rows))
+
+
+def saves_csv(rows: Iterable[Sequence[object]]) -> Callable[[Path], Any]:
+    """Writes CSV; for :func:`write_together`. Text that spreadsheets would run as a formula gets a leading apostrophe.
 
     Args:
-        target: the file.
         rows: headings first; numbers stay numbers, None is an empty field.
     """
 
@@ -223,7 +247,7 @@ def write_csv(target: Path, rows: Iterable[Sequence[object]]) -> None:
         with file.open("w", newline="", encoding="utf-8") as f:
             csv.writer(f).writerows([_harmless(value) for value in row] for row in rows)
 
-    write_whole(target, save)
+    return save
 
 
 def _harmless(value: object) -> object:

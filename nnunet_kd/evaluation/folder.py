@@ -15,7 +15,7 @@ from nnunet_kd.evaluation.cases import CaseResult, evaluate_case, in_parallel
 from nnunet_kd.evaluation.metrics import EMPTY_RULE_OF, EMPTY_RULES, ONE_EMPTY, MetricSettings
 from nnunet_kd.evaluation.segmentations import LabelDefinition, find_reader
 from nnunet_kd.evaluation.table import METRICS, OWN_KEY, Evaluation, distance_unit, nan_mean
-from nnunet_kd.files import list_folder, write_csv, write_json
+from nnunet_kd.files import list_folder, saves_csv, saves_json, write_together
 
 LISTED = 10
 
@@ -111,8 +111,8 @@ def write_evaluation(summary: Mapping[str, Any], folder: Path) -> None:
         for label, row in zip(table.labels, values, strict=True)
     )
     header = ("case", "label", *table.metrics, "nsd_tolerance_mm", "empty_masks", "distance_unit")
-    write_csv(folder / "metrics.csv", (header, *rows))
-    write_json(folder / "summary.json", summary)
+    files = {"metrics.csv": saves_csv((header, *rows)), "summary.json": saves_json(summary)}
+    write_together({folder / name: save for name, save in files.items()})
 
 
 def _common_names(predictions: Path, references: Path, ending: str, chill: bool) -> list[str]:

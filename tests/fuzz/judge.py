@@ -52,6 +52,7 @@ def contents(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def _fault_of_words(code: int, errors: str) -> str | None:
+    errors = errors.partition(" its last lines:\n")[0]  # the log of another program's failure is quoted
     lines = [line for line in re.split(r"[\r\n]+", errors) if not PROGRESS.search(line)]
     if "Traceback" in errors:
         places = re.findall(r'File "[^"]*?/(nnunet_kd/[^"]*|trainers/[^"]*)", line (\d+), in (\w+)', errors)

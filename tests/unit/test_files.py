@@ -1,6 +1,7 @@
 """Files are whole or absent, and what killed processes left behind goes."""
 
 import csv
+import errno
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from nnunet_kd.files import (
     temporary_path,
     write_csv,
     write_json,
+    write_together,
     write_whole,
 )
 
@@ -187,3 +189,16 @@ def test_text_that_a_spreadsheet_would_run_is_text(tmp_path):
         rows = list(csv.reader(f))
     assert [r[0] for r in rows] == ["case", "'=1+1", "'+1", "'-x", "'@SUM(A1)", "'\t=1", "a=b", "", "'-", ""]
     assert [r[1] for r in rows[1:]] == ["-1.5"] * len(texts) + ["3"]
+
+
+def test_files_that_belong_together_are_all_written_or_none(tmp_path):
+    (tmp_path / "a.txt").write_text("old")
+
+    def fail(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(UserError, match="b.txt: cannot be written"):
+        write_together({tmp_path / "a.txt": lambda f: f.write_text("new"), tmp_path / "b.txt": fail})
+    assert {f.name: f.read_text() for f in tmp_path.iterdir()} == {"a.txt": "old"}
+    write_together({tmp_path / n: lambda f: f.write_text("new") for n in ("a.txt", "b.txt")})
+    assert {f.name: f.read_text() for f in tmp_path.iterdir()} == {"a.txt": "new", "b.txt": "new"}
