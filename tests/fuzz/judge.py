@@ -20,6 +20,7 @@ KEPT = {
     "predict": ["predicted", "predicted/*"],
     "evaluate": ["evaluated"],
     "benchmark": ["measured", "measured/logs", "measured/logs/*"],
+    "demo": ["nnunet_kd_demo*"],  # with the logs that its sentence names
     "nnUNetv2_train": ["results/*/nnUNetTrainerKDEnsemble__*", "preprocessed/*/kd_softlabels/*"],
 }
 TEMPORARY = re.compile(r"(^|/)\.[^/]*$|\.tmp$")

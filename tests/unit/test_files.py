@@ -197,7 +197,7 @@ def test_files_that_belong_together_are_all_written_or_none(tmp_path):
     def fail(file):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(UserError, match="b.txt: cannot be written"):
+    with pytest.raises(UserError, match=r"b\.txt: cannot be written"):
         write_together({tmp_path / "a.txt": lambda f: f.write_text("new"), tmp_path / "b.txt": fail})
     assert {f.name: f.read_text() for f in tmp_path.iterdir()} == {"a.txt": "old"}
     write_together({tmp_path / n: lambda f: f.write_text("new") for n in ("a.txt", "b.txt")})
