@@ -54,7 +54,7 @@ def load_preprocessed(dataset: nnUNetBaseDataset, case: str) -> tuple[Any, Any, 
         _check_pickle(properties_file, properties_file.stat().st_mtime_ns)
         image, segmentation, previous_stage, properties = dataset.load_case(case)
         shapes = [tuple(a.shape) for a in (image, segmentation, previous_stage) if a is not None]
-        if any(len(s) != 4 or s[1:] != shapes[0][1:] for s in shapes):
+        if len(shapes[0]) != 4 or any(s[-3:] != shapes[0][1:] for s in shapes):  # the previous stage's has no channels
             raise ValueError(f"image and segmentations have the shapes {', '.join(map(str, shapes))}")
         if not isinstance(properties, dict):
             raise TypeError("its properties are no dictionary")

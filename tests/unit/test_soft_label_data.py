@@ -12,7 +12,9 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunet_kd.data.dataset import ImageWithSoftLabels, SoftLabelDataset
 from nnunet_kd.data.transforms import with_soft_labels
+from nnunet_kd.errors import UserError
 from nnunet_kd.softlabels.encoding import encode
+from nnunet_kd.softlabels.preprocessed import load_preprocessed
 from nnunet_kd.softlabels.store import SoftLabelStore
 
 CLASSES = 4
@@ -124,3 +126,15 @@ def test_a_lazy_patch_is_image_soft_labels_and_ones(regions):
     np.testing.assert_array_equal(patch[:2], image[window])
     np.testing.assert_allclose(patch[2:-1], stored[window] / 255, rtol=1e-6)
     assert (patch[-1] == 1).all()
+
+
+def test_the_segmentation_of_a_previous_stage_has_no_channels(tmp_path):
+    cases = Cases((6, 8, 10), tmp_path)
+    load = cases.load_case
+    for shape, fits in (((6, 8, 10), True), ((6, 8, 9), False)):
+        cases.load_case = lambda case, shape=shape: (*load(case)[:2], np.zeros(shape, np.int8), load(case)[3])
+        if fits:
+            assert load_preprocessed(cases, "a")[2].shape == shape
+        else:
+            with pytest.raises(UserError, match=r"\(6, 8, 9\)"):
+                load_preprocessed(cases, "a")
