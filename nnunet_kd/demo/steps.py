@@ -65,7 +65,7 @@ def teacher_steps(device: str, seed: int) -> list[list[Step]]:
     plan = ["nnUNetv2_kd", "plan", *DATASET, "-p", "nnUNetPlans", "--role", "teacher", *TEACHER_NETWORK]
     plan += ["-o", ENSEMBLE.plans, "--set", *settings(TEACHER_EPOCHS, seed)]
     return [
-        [Step("nnU-Net plans and preprocesses", prepare, "plan_and_preprocess", variables={"nnUNet_n_proc_DA": "1"})],
+        [Step("nnU-Net plans and preprocesses", prepare, "plan_and_preprocess")],
         [Step("plans for the teachers", plan, "plan_teachers")],
         [_train(f"teacher {i}", fold, device) for i, fold in enumerate(ENSEMBLE.folds, 1)],
     ]
