@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_kd.distill.steps import Distillation
+from nnunet_kd.distill.steps import Distillation, names_of_cases
 from nnunet_kd.environment import dataset_paths, torch_device
 from nnunet_kd.errors import UserError
 from nnunet_kd.files import write_whole
@@ -88,6 +88,8 @@ def prepare(request: Request) -> Distillation:
     for folder in request.test or ():
         if not folder.is_dir():
             raise UserError(f"--test {folder}: no such folder.")
+    if request.test and not names_of_cases(request.test[1]):
+        raise UserError(f"--test {request.test[1]}: no reference segmentations there.")
     paths = dataset_paths(request.dataset)
     base = planning.load_base_plans(paths.preprocessed, request.base_plans)
     planning.training_order(base, [request.configuration])
@@ -129,11 +131,13 @@ def can_make_bundles() -> bool:
 
 
 def claim(distillation: Distillation) -> None:
-    """Remembers how the plans are made, so that another distillation does not go on with them.
+    """Checks what nnU-Net will load, and remembers how the plans are made, so that nobody else goes on with them.
 
     Raises:
-        UserError: when there are plans of that name that were made otherwise.
+        UserError: for a teacher's file that may hold more than data, or plans of that name that were made otherwise.
     """
+    for teacher in distillation.teachers:
+        teacher.check()  # nnUNetv2_predict_from_modelfolder runs what a checkpoint holds
     command, file = shlex.join(distillation.plan_command), distillation.output.parent / "plan.txt"
     plans = distillation.preprocessed / f"{distillation.plans}.json"
     if plans.is_file() and not (file.is_file() and file.read_text(encoding="utf-8") == command):

@@ -178,7 +178,7 @@ class Distillation:
     def _predicted(self, output: Path) -> Callable[[], bool]:
         """Whether every test case that has a reference has a prediction."""
         assert self.test is not None
-        names = [f.name for f in list_folder(self.test[1]) if f.suffix != ".json"]
+        names = names_of_cases(self.test[1])
         return lambda: all((output / name).is_file() for name in names)
 
     def _models(self) -> list[str]:
@@ -187,9 +187,9 @@ class Distillation:
 
     def _benchmark(self) -> Step:
         assert self.test is not None
-        output = self.on_test_cases / "benchmark"
+        output, timed = self.on_test_cases / "benchmark", min(TIMED_CASES, len(names_of_cases(self.test[1])))
         command = ["nnUNetv2_kd", "benchmark", *(w for m in self._models() for w in ("--model", m))]
-        command += ["-i", str(self.test[0]), "-o", str(output), "-n", str(TIMED_CASES), "--network_only"]
+        command += ["-i", str(self.test[0]), "-o", str(output), "-n", str(timed), "--network_only"]
         command += ["-device", self.device, *self._workers, "--overwrite"]
         return Step("time and size", command, "benchmark", (output / "benchmark.json").is_file, True)
 
@@ -209,6 +209,11 @@ class Distillation:
         command += ["-o", str(self.bundle), "--overwrite"]
         command += ["--check", str(self.test[0])] if self.test else []
         return Step("the bundle", command, "export", (self.bundle / "bundle.json").is_file, True)
+
+
+def names_of_cases(labels: Path) -> list[str]:
+    """Names of the reference segmentations, and so of the predictions."""
+    return [f.name for f in list_folder(labels) if f.suffix != ".json"]
 
 
 def _folds(folds: Sequence[int | str]) -> str:

@@ -20,14 +20,20 @@ def summarise(distillation: Distillation) -> str:
 def _of_test_cases(distillation: Distillation) -> list[str]:
     folder = distillation.on_test_cases / "report"
     report = load_json_file(folder / "report.json")
-    dice = {s["method"]: s["mean"] for s in report["scores"] if s["metric"] == "Dice" and s["label"] == "mean"}
-    kept = dice["student"] / dice["ensemble"] if dice["ensemble"] else float("nan")
-    lines = [f"Dice {dice['student']:.4f}, the ensemble's is {dice['ensemble']:.4f}: {kept:.1%} kept."]
-    if "twin" in dice:
-        gain = 100 * (dice["student"] - dice["twin"])
-        lines.append(f"Without teachers the same network has {dice['twin']:.4f}: {gain:+.1f} points by distillation.")
-    cost = report["headline"][-1]["sentence"]
-    return [*lines, cost, f"Report: {folder / 'report.html'}"]
+    means = {s["method"]: s for s in report["scores"] if s["metric"] == "Dice" and s["label"] == "mean"}
+    dice = {method: score["common_mean"] for method, score in means.items()}  # of what all of them have
+    lines = []
+    if dice["student"] is None or not dice["ensemble"]:
+        lines.append("Dice of student and ensemble cannot be compared; the report says which structures are missing.")
+    else:
+        kept = dice["student"] / dice["ensemble"]
+        lines.append(f"Dice {dice['student']:.4f}, the ensemble's is {dice['ensemble']:.4f}: {kept:.1%} kept.")
+        if dice.get("twin") is not None:
+            gain = f"{100 * (dice['student'] - dice['twin']):+.1f} points by distillation"
+            lines.append(f"Without teachers the same network has {dice['twin']:.4f}: {gain}.")
+    if failures := means["student"]["failures"]:
+        lines.append(f"The student missed or invented {failures} structures, which these means leave out.")
+    return [*lines, report["headline"][-1]["sentence"], f"Report: {folder / 'report.html'}"]
 
 
 def _of_validation(distillation: Distillation) -> list[str]:

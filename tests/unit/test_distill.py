@@ -3,11 +3,13 @@
 import argparse
 import importlib
 import json
+import pickle
 import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from nnunet_kd.cli import main
 from nnunet_kd.distill import prepare as preparing
@@ -38,7 +40,8 @@ def add_teacher(toy, name, folds=(0, 1)):
     folder = toy.results / name
     for fold in folds:
         (folder / f"fold_{fold}" / "validation").mkdir(parents=True)
-        (folder / f"fold_{fold}" / "checkpoint_final.pth").touch()
+        checkpoint = {"network_weights": {}, "trainer_name": "nnUNetTrainer"}
+        torch.save(checkpoint, folder / f"fold_{fold}" / "checkpoint_final.pth")
         write_summary(folder / f"fold_{fold}", 0.9)
     for file in ("nnUNetPlans.json", "dataset.json"):
         (folder / file.replace("nnUNetPlans", "plans")).write_text((toy.preprocessed / file).read_text())
@@ -254,7 +257,7 @@ def test_the_summary_has_what_was_kept_and_what_it_costs(toy):
     distillation = prepare(request(toy))
     made = distillation.on_test_cases
     scores = [
-        {"method": m, "label": "mean", "metric": "Dice", "mean": d}
+        {"method": m, "label": "mean", "metric": "Dice", "common_mean": d, "failures": 0}
         for m, d in (("ensemble", 0.8), ("student", 0.796), ("twin", 0.75))
     ]
     headline = [{"sentence": "Dice."}, {"sentence": "student spends 40 times less network time."}]
@@ -267,6 +270,35 @@ def test_the_summary_has_what_was_kept_and_what_it_costs(toy):
     assert lines[3] == f"Report: {made / 'report' / 'report.html'}"
     assert lines[4].endswith(str(distillation.bundle))
     assert lines[5].endswith("nnUNetTrainerKDEnsemble__Small__3d_fullres, fold all")
+
+
+def test_what_cannot_be_compared_is_not_turned_into_a_number(toy):
+    distillation = prepare(request(toy))
+    scores = [
+        {"method": m, "label": "mean", "metric": "Dice", "common_mean": d, "failures": f}
+        for m, d, f in (("ensemble", 0.8, 0), ("student", None, 2), ("twin", 0.7, 0))
+    ]
+    report = distillation.on_test_cases / "report" / "report.json"
+    report.parent.mkdir(parents=True)
+    report.write_text(json.dumps({"scores": scores, "headline": [{"sentence": "Costs."}]}))
+    lines = summarise(distillation).splitlines()
+    assert lines[0].startswith("Dice of student and ensemble cannot be compared")
+    assert lines[1] == "The student missed or invented 2 structures, which these means leave out."
+
+
+def test_no_more_cases_are_timed_than_there_are(toy):
+    benchmark = next(c for c in commands(prepare(request(toy))) if c[1] == "benchmark")
+    assert benchmark[benchmark.index("-n") + 1] == "1"
+    (toy.raw / "labelsTs" / "case_9.nii.gz").unlink()
+    with pytest.raises(UserError, match="no reference segmentations there"):
+        prepare(request(toy))
+
+
+def test_a_teacher_that_could_run_code_is_refused_before_anything_is_run(toy):
+    (toy.results / TEACHER / "fold_1" / "checkpoint_final.pth").write_bytes(pickle.dumps(print))
+    with pytest.raises(UserError, match="fold_1"):
+        claim(prepare(request(toy)))
+    assert not list(toy.results.glob("distill_*"))
 
 
 def test_without_its_packages_there_is_no_bundle(toy, monkeypatch):
