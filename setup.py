@@ -64,7 +64,7 @@ setup(
     package_data={
         "nnunet_kd.plans": ["*.json"],
         "nnunet_kd": ["py.typed"],
-        "nnunet_kd.evaluation.report": ["templates/*"],
+        "nnunet_kd.report": ["templates/*"],
     },
     cmdclass={"build_py": BuildPyWithHook, "editable_wheel": EditableWheelWithHook},
 )

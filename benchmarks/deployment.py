@@ -19,11 +19,11 @@ from tempfile import TemporaryDirectory
 
 import psutil
 
-from nnunet_kd.errors import exit_on_user_error
-from nnunet_kd.evaluation.measure import run_sampled
+from nnunet_kd.benchmark.measure import run_sampled
 from nnunet_kd.export.runtime.folder import Case, find_cases
-from nnunet_kd.programs import find_program
-from nnunet_kd.teachers import find_model, split_folds
+from nnunet_kd.teachers.model import find_model, split_folds
+from nnunet_kd.utilities.errors import exit_on_user_error
+from nnunet_kd.utilities.programs import find_program
 
 Command = list[str]
 

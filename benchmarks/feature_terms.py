@@ -15,10 +15,10 @@ import torch
 from batchgenerators.utilities.file_and_folder_operations import load_json
 
 from benchmarks.training_step import start
-from nnunet_kd.environment import dataset_paths
-from nnunet_kd.feature_taps import FeatureTaps, feature_names
 from nnunet_kd.losses.affinity import region_contrast
-from nnunet_kd.teachers import load_checkpoint_file
+from nnunet_kd.teachers.feature_taps import FeatureTaps, feature_names
+from nnunet_kd.teachers.model import load_checkpoint_file
+from nnunet_kd.utilities.environment import dataset_paths
 
 
 def gradients(args: argparse.Namespace, plans: dict[str, Any]) -> None:

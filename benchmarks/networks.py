@@ -26,14 +26,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nnunet_kd.config import KDConfig
-from nnunet_kd.environment import dataset_paths
-from nnunet_kd.errors import UserError
-from nnunet_kd.files import load_json_file
 from nnunet_kd.planning.cost import STOCK_TRAINER, build_for_planning, measure
 from nnunet_kd.planning.families import FAMILIES
 from nnunet_kd.planning.latency import WARM_UP, synchronize
 from nnunet_kd.planning.plans import compose_plans, load_base_plans
-from nnunet_kd.schema import from_dict
+from nnunet_kd.utilities.environment import dataset_paths
+from nnunet_kd.utilities.errors import UserError
+from nnunet_kd.utilities.files import load_json_file
+from nnunet_kd.utilities.schema import from_dict
 
 SCALED = ("width=0.5", "width=0.25", "width=0.25,blocks=0.5,decoder=1")
 STUDENTS = (*SCALED, *(name for name, family in FAMILIES.items() if family.network != "ExternalNetwork"))

@@ -22,9 +22,9 @@ from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunet_kd.config import KDConfig
-from nnunet_kd.environment import dataset_paths
-from nnunet_kd.loss_terms import active_feature_terms
-from nnunet_kd.teachers import find_teachers
+from nnunet_kd.losses.term import active_feature_terms
+from nnunet_kd.teachers.model import find_teachers
+from nnunet_kd.utilities.environment import dataset_paths
 
 NO_FEATURES = {"importance": {"weight": 0}, "region_affinity": {"weight": 0}}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nnunet_kd.config import KDConfig
 from nnunet_kd.planning.recipes import load_recipe, recipe_names
-from nnunet_kd.schema import iterate_keys
+from nnunet_kd.utilities.schema import iterate_keys
 
 PAGE = Path(__file__).parent / "reference" / "configuration.md"
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from nnunet_kd import __version__
-from nnunet_kd.errors import UserError, exit_on_user_error
+from nnunet_kd.utilities.errors import UserError, exit_on_user_error
 
 COMMANDS = {
     "distill": "the whole way from trained teachers to a student, its comparison with them, and what to deploy",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_kd.teachers import build_network
+from nnunet_kd.teachers.loading import build_network
 from tests.unit.toy_dataset import plans_of
 
 TRAINER = "nnUNetTrainer"

@@ -14,23 +14,23 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerDA5 import nnUNetTrainerDA5
 from torch import distributed as dist
 
-from nnunet_kd.averaging import AveragedWeights
 from nnunet_kd.config import KDConfig
 from nnunet_kd.data.mixing import MixedReference, draw_mixing, mix
-from nnunet_kd.environment import limit_threads
-from nnunet_kd.errors import UserError, exit_on_user_error
-from nnunet_kd.files import write_whole
 from nnunet_kd.inheritance.pairs import CannotInheritError
 from nnunet_kd.inheritance.start import best_member, copy_member, inherit, named_member
 from nnunet_kd.losses import CompoundSegmentationLoss, focal_loss, lovasz_loss
 from nnunet_kd.networks.base import has_lower_outputs
-from nnunet_kd.nnunet_files import check_plans
-from nnunet_kd.peers import freeze_side_outputs
-from nnunet_kd.random_state import random_state, seed_generators, set_random_state
-from nnunet_kd.ranks import bare, gather, number_of_ranks, waiting_for_all
-from nnunet_kd.softlabels.ensemble import TeachingEnsemble
-from nnunet_kd.softlabels.geometry import StudentSpace
-from nnunet_kd.teachers import load_checkpoint_file
+from nnunet_kd.teachers.ensemble import TeachingEnsemble
+from nnunet_kd.teachers.model import load_checkpoint_file
+from nnunet_kd.teachers.student_data import StudentSpace
+from nnunet_kd.teaching.peers import freeze_side_outputs
+from nnunet_kd.utilities.averaging import AveragedWeights
+from nnunet_kd.utilities.environment import limit_threads
+from nnunet_kd.utilities.errors import UserError, exit_on_user_error
+from nnunet_kd.utilities.files import write_whole
+from nnunet_kd.utilities.nnunet_files import check_plans
+from nnunet_kd.utilities.random_state import random_state, seed_generators, set_random_state
+from nnunet_kd.utilities.ranks import bare, gather, number_of_ranks, waiting_for_all
 
 AVERAGE, RANDOM = "kd_average", "kd_random"
 

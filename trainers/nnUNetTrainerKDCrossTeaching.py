@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from nnunet_kd.trainers.unlabeled import nnUNetTrainerKDUnlabeled
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
@@ -13,14 +12,15 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
 from nnunet_kd.config import KDConfig
-from nnunet_kd.curves import append_curves
 from nnunet_kd.data.dataset import UnlabeledDataset
 from nnunet_kd.data.mixed_batches import without_last
-from nnunet_kd.errors import UserError, exit_on_user_error
 from nnunet_kd.losses.cross_teaching import CrossTeachingLoss
-from nnunet_kd.peers import Peer, export_peer, freeze_side_outputs, make_peer, model_folder, peer_plans
-from nnunet_kd.ranks import gather
-from nnunet_kd.teachers import load_checkpoint_file
+from nnunet_kd.teachers.model import load_checkpoint_file
+from nnunet_kd.teaching.peers import Peer, export_peer, freeze_side_outputs, make_peer, model_folder, peer_plans
+from nnunet_kd.trainers.unlabeled import nnUNetTrainerKDUnlabeled
+from nnunet_kd.utilities.curves import append_curves
+from nnunet_kd.utilities.errors import UserError, exit_on_user_error
+from nnunet_kd.utilities.ranks import gather
 
 STATE = "kd_cross_teaching"
 

@@ -3,14 +3,14 @@
 from typing import Any
 
 import torch
-from nnunet_kd.trainers.unlabeled import nnUNetTrainerKDUnlabeled
 
 from nnunet_kd.data.dataset import SoftLabelDataset, UnlabeledDataset
 from nnunet_kd.data.mixed_batches import unlabeled_share, without_last
 from nnunet_kd.data.transforms import with_soft_labels
-from nnunet_kd.errors import UserError, exit_on_user_error
 from nnunet_kd.losses import active_terms, common_scale
-from nnunet_kd.softlabels.geometry import StudentSpace
+from nnunet_kd.teachers.student_data import StudentSpace
+from nnunet_kd.trainers.unlabeled import nnUNetTrainerKDUnlabeled
+from nnunet_kd.utilities.errors import UserError, exit_on_user_error
 
 
 class nnUNetTrainerKDEnsemble(nnUNetTrainerKDUnlabeled):

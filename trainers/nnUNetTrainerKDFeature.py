@@ -1,10 +1,9 @@
 """Feature distillation from one frozen teacher in memory."""
 
+from nnunet_kd.teachers.ensemble import TeachingEnsemble
+from nnunet_kd.teaching.memory import networks_of
 from nnunet_kd.trainers.online import nnUNetTrainerKDOnline
-
-from nnunet_kd.errors import UserError
-from nnunet_kd.online_teachers import networks_of
-from nnunet_kd.softlabels.ensemble import TeachingEnsemble
+from nnunet_kd.utilities.errors import UserError
 
 
 class nnUNetTrainerKDFeature(nnUNetTrainerKDOnline):

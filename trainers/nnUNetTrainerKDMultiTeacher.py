@@ -3,15 +3,15 @@
 from typing import Any
 
 import numpy as np
-from nnunet_kd.trainers.online import TEACHER_WEIGHTS, nnUNetTrainerKDOnline
 from torch import Tensor
 
 from nnunet_kd.data.dataset import SoftLabelDataset
 from nnunet_kd.data.transforms import with_soft_labels
-from nnunet_kd.errors import UserError, exit_on_user_error
 from nnunet_kd.losses import unpack_soft_labels
 from nnunet_kd.losses.teacher_weights import ADAPTIVE, reference_dice_losses, teacher_weights
-from nnunet_kd.softlabels.ensemble import TeachingEnsemble
+from nnunet_kd.teachers.ensemble import TeachingEnsemble
+from nnunet_kd.trainers.online import TEACHER_WEIGHTS, nnUNetTrainerKDOnline
+from nnunet_kd.utilities.errors import UserError, exit_on_user_error
 
 
 class nnUNetTrainerKDMultiTeacher(nnUNetTrainerKDOnline):

@@ -3,25 +3,25 @@
 from typing import Any
 
 import torch
-from nnunet_kd.trainers.student import nnUNetTrainerKDStudent
 from torch import Tensor, nn
 
 from nnunet_kd.data.mixing import MixedReference
-from nnunet_kd.errors import UserError, exit_on_user_error
-from nnunet_kd.feature_taps import FeatureTaps
-from nnunet_kd.loss_terms import active_feature_terms
 from nnunet_kd.losses import FeatureDistillationLoss, active_terms, common_scale
 from nnunet_kd.losses.regions import unpack_reference, with_background
-from nnunet_kd.online_teachers import (
+from nnunet_kd.losses.term import active_feature_terms
+from nnunet_kd.teachers.ensemble import TeachingEnsemble
+from nnunet_kd.teachers.feature_taps import FeatureTaps
+from nnunet_kd.teachers.fitness import patch_note
+from nnunet_kd.teaching.memory import (
     Lesson,
     OnlineTeacher,
     as_channels,
     load_online_teacher,
     networks_of,
-    patch_note,
     probabilities_of,
 )
-from nnunet_kd.softlabels.ensemble import TeachingEnsemble
+from nnunet_kd.trainers.student import nnUNetTrainerKDStudent
+from nnunet_kd.utilities.errors import UserError, exit_on_user_error
 
 HEADS = "kd_heads"
 TEACHER_WEIGHTS = "kd_teacher_weights"

@@ -3,16 +3,17 @@
 from pathlib import Path
 
 import numpy as np
-from nnunet_kd.trainers.base import nnUNetTrainerKDBase
 
-from nnunet_kd.curves import append_curves
-from nnunet_kd.errors import UserError
 from nnunet_kd.losses import DistillationLoss, active_terms
-from nnunet_kd.ranks import gather, number_of_ranks, waiting_for_all
-from nnunet_kd.softlabels.ensemble import TeachingEnsemble
 from nnunet_kd.softlabels.export import Exporter, shard
 from nnunet_kd.softlabels.store import SoftLabelStore
-from nnunet_kd.teacher_gap import compare_validation
+from nnunet_kd.softlabels.stores import missing_cases, open_store
+from nnunet_kd.teachers.ensemble import TeachingEnsemble
+from nnunet_kd.teachers.gap import compare_validation
+from nnunet_kd.trainers.base import nnUNetTrainerKDBase
+from nnunet_kd.utilities.curves import append_curves
+from nnunet_kd.utilities.errors import UserError
+from nnunet_kd.utilities.ranks import gather, number_of_ranks, waiting_for_all
 
 
 class nnUNetTrainerKDStudent(nnUNetTrainerKDBase):
@@ -52,8 +53,8 @@ class nnUNetTrainerKDStudent(nnUNetTrainerKDBase):
 
     def export_missing(self, ensemble: TeachingEnsemble, cases: list[str]) -> SoftLabelStore:
         """The ensemble's store after the cases that it lacked were exported; under DDP the ranks share them."""
-        store = ensemble.open_store()
-        if missing := ensemble.missing(store, cases):
+        store = open_store(ensemble)
+        if missing := missing_cases(ensemble, store, cases):
             self.print_to_log_file(f"Soft labels of {len(missing)} cases are missing, exporting them to {store.folder}")
         # Shares are cut from all cases: what is missing changes while the other ranks export.
         mine = shard(cases, number_of_ranks(), self.local_rank)

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from nnunet_kd.trainers.student import nnUNetTrainerKDStudent
-
 from nnunet_kd.data.dataset import UnlabeledDataset
 from nnunet_kd.data.mixed_batches import mix_in, start_workers, without_workers
-from nnunet_kd.errors import UserError
+from nnunet_kd.trainers.student import nnUNetTrainerKDStudent
+from nnunet_kd.utilities.errors import UserError
 
 
 class nnUNetTrainerKDUnlabeled(nnUNetTrainerKDStudent):

@@ -14,7 +14,7 @@ from typing import Any
 from doit.cmd_base import ModuleTaskLoader
 from doit.doit_cmd import DoitMain
 
-from nnunet_kd.forked import run_installed
+from nnunet_kd.utilities.forked import run_installed
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["benchmarks.experiments.preloaded"])

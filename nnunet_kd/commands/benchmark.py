@@ -32,13 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measures, prints the tables and writes them."""
-    from nnunet_kd.environment import torch_device
-    from nnunet_kd.errors import UserError
-    from nnunet_kd.evaluation.benchmark.competitors import Conditions, find_cases, find_competitors
-    from nnunet_kd.evaluation.benchmark.run import run_benchmark
-    from nnunet_kd.evaluation.benchmark.table import format_benchmark
-    from nnunet_kd.evaluation.efficiency import parse_model
-    from nnunet_kd.files import write_json, write_whole
+    from nnunet_kd.benchmark.competitors import Conditions, find_cases, find_competitors
+    from nnunet_kd.benchmark.efficiency import parse_model
+    from nnunet_kd.benchmark.run import run_benchmark
+    from nnunet_kd.benchmark.table import format_benchmark
+    from nnunet_kd.utilities.environment import torch_device
+    from nnunet_kd.utilities.errors import UserError
+    from nnunet_kd.utilities.files import write_json, write_whole
 
     for flag, value, least in (("--runs", args.runs, 1), ("-npp", args.npp, 0), ("-nps", args.nps, 0)):
         if value < least:

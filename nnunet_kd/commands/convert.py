@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
 
     from nnunet_kd.dataset_conversion.convert import convert
     from nnunet_kd.dataset_conversion.describe import print_list
-    from nnunet_kd.errors import UserError
+    from nnunet_kd.utilities.errors import UserError
 
     datasets = find_datasets()
     if args.list:

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Runs the demo."""
     from nnunet_kd.demo.run import run_demo
-    from nnunet_kd.errors import UserError
+    from nnunet_kd.utilities.errors import UserError
 
     if not 0 <= args.seed < 2**32:
         raise UserError(f"--seed {args.seed}: expected a number from 0 to {2**32 - 1}.")

@@ -39,10 +39,10 @@ def run(args: argparse.Namespace) -> None:
 
     from nnunetv2.configuration import default_num_processes
 
-    from nnunet_kd.errors import UserError
     from nnunet_kd.evaluation.folder import evaluate_folder, write_evaluation
     from nnunet_kd.evaluation.metrics import MetricSettings
-    from nnunet_kd.files import check_writable
+    from nnunet_kd.utilities.errors import UserError
+    from nnunet_kd.utilities.files import check_writable
 
     if args.np is not None and args.np < 1:
         raise UserError(f"-np {args.np}: expected a number of processes, 1 or more.")
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
 
 def parse_tolerances(words: Sequence[str]) -> tuple[float | None, dict[str, float]]:
     """``2``, ``liver=5`` -> tolerance of all labels (None when not given), tolerances by label."""
-    from nnunet_kd.errors import UserError
+    from nnunet_kd.utilities.errors import UserError
 
     default, of_labels = None, {}
     for word in words:
@@ -122,7 +122,7 @@ def find_dataset_json(predictions: Path, references: Path) -> Path:
     Raises:
         UserError: when there is none.
     """
-    from nnunet_kd.errors import UserError
+    from nnunet_kd.utilities.errors import UserError
 
     for file in (
         predictions / "dataset.json",

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nnunet_kd.teachers import TeacherModel
+    from nnunet_kd.teachers.model import TeacherModel
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,10 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Writes a bundle and prints how to use it."""
-    from nnunet_kd.errors import UserError
     from nnunet_kd.export import bundle
     from nnunet_kd.export.describe import describe
-    from nnunet_kd.teachers import find_model
+    from nnunet_kd.teachers.model import find_model
+    from nnunet_kd.utilities.errors import UserError
 
     if (args.precision == "int8") != (args.calibrate is not None):
         raise UserError("--precision int8 and --calibrate IMAGES belong together; give both or neither.")
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _fold(text: str) -> int:
-    from nnunet_kd.errors import UserError
+    from nnunet_kd.utilities.errors import UserError
 
     if not text.isdecimal():
         raise UserError(f"-f {text}: expected numbers of folds, or all.")
@@ -75,9 +75,9 @@ def check(args: argparse.Namespace, model: "TeacherModel", folder: Path) -> list
     """Compares a bundle with ``nnUNetv2_predict``, writes the result into it, and says it."""
     from tempfile import TemporaryDirectory
 
-    from nnunet_kd.errors import UserError
     from nnunet_kd.export import agreement, bundle
     from nnunet_kd.export.describe import describe
+    from nnunet_kd.utilities.errors import UserError
 
     images, mirroring = Path(args.check), not args.disable_tta
     if args.precision == "int8":

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nnunet_kd.planning import latency
     from nnunet_kd.planning.cost import PredictionCost
     from nnunet_kd.planning.student import StudentSpec
-    from nnunet_kd.teachers import TeacherModel
+    from nnunet_kd.teachers.model import TeacherModel
 
 DEFAULT_TRAINER = "nnUNetTrainer"
 
@@ -103,17 +103,17 @@ def run(args: argparse.Namespace) -> None:
     """Writes KD plans, compares teachers and student, prints the next commands."""
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    from nnunet_kd.environment import dataset_paths
-    from nnunet_kd.errors import UserError
-    from nnunet_kd.files import write_json
     from nnunet_kd.inheritance.start import named_member
-    from nnunet_kd.nnunet_files import check_plans, read_dataset_json
     from nnunet_kd.planning import plans as planning
     from nnunet_kd.planning import ranking, recipes
     from nnunet_kd.planning.next_steps import next_commands
     from nnunet_kd.planning.patch import check_patch
     from nnunet_kd.planning.student import parse_arguments
     from nnunet_kd.planning.weights import initial_weights
+    from nnunet_kd.utilities.environment import dataset_paths
+    from nnunet_kd.utilities.errors import UserError
+    from nnunet_kd.utilities.files import write_json
+    from nnunet_kd.utilities.nnunet_files import check_plans, read_dataset_json
 
     if args.rank == "dice" and args.params is None and args.latency_budget is None:
         raise UserError("--rank dice: compares students that keep a budget; give --params or --latency-budget.")
@@ -222,10 +222,10 @@ def choose_student(
     dice: "Callable[[StudentSpec], float]",
 ) -> "tuple[KDConfig, list[str]]":
     """The ``"kd"`` block with the student that keeps the budget, and tables of the candidates."""
-    from nnunet_kd.environment import torch_device
-    from nnunet_kd.errors import UserError
     from nnunet_kd.planning import latency, ranking
     from nnunet_kd.planning.student import parse_student
+    from nnunet_kd.utilities.environment import torch_device
+    from nnunet_kd.utilities.errors import UserError
 
     budget_ms = args.latency_budget
     flag = "--rank dice" if budget_ms is None else "--latency-budget"
@@ -282,8 +282,8 @@ def compare(
 
 def teacher_models(configuration: str, base_plans: str, config: "KDConfig", results: Path) -> "list[TeacherModel]":
     """The teachers; empty when the default teacher is not trained yet."""
-    from nnunet_kd.errors import UserError
-    from nnunet_kd.teachers import find_teachers
+    from nnunet_kd.teachers.model import find_teachers
+    from nnunet_kd.utilities.errors import UserError
 
     try:
         return find_teachers(config.teachers, results, f"{config.default_teacher}__{base_plans}__{configuration}")

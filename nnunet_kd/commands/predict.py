@@ -32,12 +32,12 @@ def run(args: argparse.Namespace) -> None:
     from pathlib import Path
 
     from nnunet_kd.data.image_cases import find_cases, listing
-    from nnunet_kd.environment import torch_device
-    from nnunet_kd.errors import UserError
     from nnunet_kd.inference.coarse_to_fine import CoarseToFine, Settings
     from nnunet_kd.inference.folder import predict_folder
     from nnunet_kd.inference.stage import find_model, load_stage
     from nnunet_kd.planning.recipes import parse_teacher
+    from nnunet_kd.utilities.environment import torch_device
+    from nnunet_kd.utilities.errors import UserError
 
     for flag, number, least in (("--margin", args.margin, 0), ("--margin-mm", args.margin_mm, 0)):
         if not number >= least or number == float("inf"):

@@ -32,11 +32,11 @@ def run(args: argparse.Namespace) -> None:
 
     from nnunet_kd.data.image_cases import find_cases, refuse_known
     from nnunet_kd.data.preprocess_unlabeled import preprocess_cases
-    from nnunet_kd.environment import dataset_paths
-    from nnunet_kd.errors import UserError
-    from nnunet_kd.softlabels.ensemble import load_student
     from nnunet_kd.softlabels.export import shard
-    from nnunet_kd.softlabels.geometry import UNLABELED_IMAGES, channel_names
+    from nnunet_kd.teachers.fitness import channel_names
+    from nnunet_kd.teachers.student_data import UNLABELED_IMAGES, load_student
+    from nnunet_kd.utilities.environment import dataset_paths
+    from nnunet_kd.utilities.errors import UserError
 
     processes = default_num_processes if args.np is None else args.np
     if processes < 1:
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _refuse(faults: dict[str, str]) -> None:
     from nnunet_kd.data.image_cases import listing
-    from nnunet_kd.errors import UserError
+    from nnunet_kd.utilities.errors import UserError
 
     if faults:
         bad = listing([f"{name}: {fault}" for name, fault in sorted(faults.items())])

@@ -63,14 +63,14 @@ def run(args: argparse.Namespace) -> None:
 
     from nnunetv2.configuration import default_num_processes
 
+    from nnunet_kd.benchmark.efficiency import parse_model
     from nnunet_kd.commands.evaluate import find_dataset_json, parse_tolerances
-    from nnunet_kd.errors import UserError
-    from nnunet_kd.evaluation.efficiency import parse_model
     from nnunet_kd.evaluation.metrics import MetricSettings
-    from nnunet_kd.evaluation.report.build import build_report
-    from nnunet_kd.evaluation.report.methods import choose_roles, parse_methods
-    from nnunet_kd.evaluation.report.request import PAGE, Request
     from nnunet_kd.evaluation.statistics import SIGNIFICANCE_PRESETS
+    from nnunet_kd.report.build import build_report
+    from nnunet_kd.report.methods import choose_roles, parse_methods
+    from nnunet_kd.report.request import PAGE, Request
+    from nnunet_kd.utilities.errors import UserError
 
     if args.np is not None and args.np < 1:
         raise UserError(f"-np {args.np}: expected a number of processes, 1 or more.")

@@ -31,10 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Exports, imports or verifies a store, then says what comes next."""
-    from nnunet_kd.environment import dataset_paths
-    from nnunet_kd.errors import UserError
     from nnunet_kd.softlabels.choices import record_choice
-    from nnunet_kd.softlabels.ensemble import TeachingEnsemble, load_student
+    from nnunet_kd.teachers.ensemble import TeachingEnsemble
+    from nnunet_kd.teachers.student_data import load_student
+    from nnunet_kd.utilities.environment import dataset_paths
+    from nnunet_kd.utilities.errors import UserError
 
     paths = dataset_paths(args.d)
     if args.f not in (None, "all") and not args.f.isdecimal():
@@ -53,22 +54,23 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _export(ensemble, args: argparse.Namespace) -> None:
-    from nnunet_kd.environment import torch_device
     from nnunet_kd.softlabels.export import Exporter, shard
+    from nnunet_kd.softlabels.stores import ensemble_id, missing_cases, open_store
+    from nnunet_kd.utilities.environment import torch_device
 
     everything = _cases(ensemble, args.labeled_only)
     cases = shard(everything, args.num_parts, args.part_id)
-    print(f"ensemble {ensemble.ensemble_id}: {ensemble.describe()}")
+    print(f"ensemble {ensemble_id(ensemble)}: {ensemble.describe()}")
     if unlabeled := sum(not ensemble.student.is_labeled(c) for c in everything):
         print(f"{len(everything) - unlabeled} labeled and {unlabeled} unlabeled cases")
     summary = Exporter(ensemble, torch_device(args.device)).run(cases)
-    store = ensemble.open_store()
+    store = open_store(ensemble)
     size = sum(store.file(c).stat().st_size for c in store.cases())
     print(
         f"{summary.written} cases written in {summary.seconds:.1f} s, {summary.already_there} were there already; "
         f"{len(store.cases())} cases, {size / 1e6:.2f} MB in {store.folder}"
     )
-    if left := ensemble.missing(store, everything):
+    if left := missing_cases(ensemble, store, everything):
         print(f"{len(left)} cases are left for the other parts")
     else:
         print(f"Next: nnUNetv2_train {args.d} {args.c} FOLD -tr {ensemble.kd.student.trainer} -p {args.p}")
@@ -83,10 +85,11 @@ def _verify(ensemble, labeled_only: bool) -> None:
     from tqdm import tqdm
 
     from nnunet_kd.data.image_cases import listing
-    from nnunet_kd.errors import UserError
     from nnunet_kd.softlabels.store import MISSING
+    from nnunet_kd.softlabels.stores import open_store
+    from nnunet_kd.utilities.errors import UserError
 
-    store, student = ensemble.open_store(create=False), ensemble.student
+    store, student = open_store(ensemble, create=False), ensemble.student
     needed = _cases(ensemble, labeled_only)
     there = store.cases()
     passed_over = [c for c in student.cases() if c in there and c not in needed]

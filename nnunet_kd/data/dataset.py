@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 
-from nnunet_kd.errors import UserError
 from nnunet_kd.softlabels.encoding import ONE
-from nnunet_kd.softlabels.geometry import StudentSpace
-from nnunet_kd.softlabels.preprocessed import load_preprocessed
 from nnunet_kd.softlabels.store import SoftLabelStore
+from nnunet_kd.teachers.student_data import StudentSpace
+from nnunet_kd.utilities.errors import UserError
+from nnunet_kd.utilities.preprocessed import load_preprocessed
 
 
 class ImageWithSoftLabels:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_kd.errors import UserError
-from nnunet_kd.files import list_folder
+from nnunet_kd.utilities.errors import UserError
+from nnunet_kd.utilities.files import list_folder
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,17 @@ from tqdm import tqdm
 
 from nnunet_kd.data.image_cases import ImageCase
 from nnunet_kd.data.read_images import ImageError, read_case
-from nnunet_kd.errors import UserError
-from nnunet_kd.files import load_json_file, remove_abandoned, sync_to_disk, temporary_folder, write_json, writing
-from nnunet_kd.softlabels.geometry import IMAGE_FILES, StudentSpace, preprocessing_of
+from nnunet_kd.teachers.fitness import preprocessing_of
+from nnunet_kd.teachers.student_data import IMAGE_FILES, StudentSpace
+from nnunet_kd.utilities.errors import UserError
+from nnunet_kd.utilities.files import (
+    load_json_file,
+    remove_abandoned,
+    sync_to_disk,
+    temporary_folder,
+    write_json,
+    writing,
+)
 
 FORMAT = 1
 

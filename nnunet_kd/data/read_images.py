@@ -12,7 +12,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from nnunet_kd.errors import UserError
+from nnunet_kd.utilities.errors import UserError
 
 NIFTI = (".nii.gz", ".nii")
 MAX_VOXELS = 2**31

@@ -6,7 +6,7 @@ from typing import Any
 
 from nnunet_kd.dataset_conversion.declare import REGIONS, Option, RawDataset, Role, numbered
 from nnunet_kd.dataset_conversion.scan import Scan
-from nnunet_kd.errors import UserError
+from nnunet_kd.utilities.errors import UserError
 
 FAULTY, WRONG = (23, 68, 125, 133), (15, 37)
 DROP = Option("drop_faulty", "leave out cases 23, 68, 125 and 133, as nnU-Net's authors did in the challenge")

@@ -17,8 +17,8 @@ from nnunet_kd.dataset_conversion.describe import describe, summarise_log, write
 from nnunet_kd.dataset_conversion.layout import choose_ending, locate
 from nnunet_kd.dataset_conversion.scan import Scan
 from nnunet_kd.dataset_conversion.transfer import Outcome, Rules, transfer
-from nnunet_kd.errors import UserError
-from nnunet_kd.files import restore_replaced
+from nnunet_kd.utilities.errors import UserError
+from nnunet_kd.utilities.files import restore_replaced
 
 FOLDERS: Mapping[Role, tuple[str, str]] = {
     "train": ("imagesTr", "labelsTr"),

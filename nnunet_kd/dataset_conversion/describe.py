@@ -8,7 +8,7 @@ from pathlib import Path
 from nnunet_kd import __version__
 from nnunet_kd.dataset_conversion.declare import GROUPS, ROLES, Case, Fold, RawDataset, Request
 from nnunet_kd.dataset_conversion.scan import Scan, abridge
-from nnunet_kd.files import load_json_file, write_json
+from nnunet_kd.utilities.files import load_json_file, write_json
 
 HOW = {None: "copied", "hard": "linked (hard links)", "symbolic": "linked (symbolic links)"}
 

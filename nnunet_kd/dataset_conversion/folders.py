@@ -8,7 +8,7 @@ from typing import Any
 
 from nnunet_kd.dataset_conversion.declare import RawDataset
 from nnunet_kd.dataset_conversion.scan import Scan, children, split_ending
-from nnunet_kd.errors import UserError
+from nnunet_kd.utilities.errors import UserError
 
 LABEL_SUFFIX = re.compile(r"[_-](seg|segmentation|label|labels|mask|gt)$", re.IGNORECASE)
 LARGEST_VALUE = 2**32 - 1  # label files hold integers of 32 bits at most

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from nnunet_kd.dataset_conversion.declare import Case, RawDataset, Role
 from nnunet_kd.dataset_conversion.scan import children, split_ending
-from nnunet_kd.errors import UserError
+from nnunet_kd.utilities.errors import UserError
 
 NNUNET_ENDINGS = (".nii.gz", ".nii", ".mha", ".nrrd", ".png")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_kd.dataset_conversion.declare import ROLES, Case, Role
-from nnunet_kd.files import list_folder
+from nnunet_kd.utilities.files import list_folder
 
 ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".png")
 

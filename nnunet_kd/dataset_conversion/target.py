@@ -12,8 +12,8 @@ from typing import Any
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
-from nnunet_kd.errors import UserError
-from nnunet_kd.files import replace_folder, temporary_folder, write_json, writing
+from nnunet_kd.utilities.errors import UserError
+from nnunet_kd.utilities.files import replace_folder, temporary_folder, write_json, writing
 
 SPLITS = "splits_final.json"
 LONGEST_NAME = 100  # file systems take 255 bytes, of which the working folder's name needs some for itself

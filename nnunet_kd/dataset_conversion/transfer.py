@@ -16,7 +16,7 @@ from nnunet_kd.dataset_conversion import headers, images
 from nnunet_kd.dataset_conversion.declare import Case
 from nnunet_kd.dataset_conversion.images import Geometry
 from nnunet_kd.dataset_conversion.scan import abridge, split_ending
-from nnunet_kd.errors import UserError
+from nnunet_kd.utilities.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from nnunet_kd.demo.steps import MODELS, Model
 from nnunet_kd.demo.synthetic import ORGANS
-from nnunet_kd.files import load_json_file
+from nnunet_kd.utilities.files import load_json_file
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from nnunet_kd.demo.synthetic import write_dataset
-from nnunet_kd.errors import UserError
-from nnunet_kd.files import writing
+from nnunet_kd.utilities.errors import UserError
+from nnunet_kd.utilities.files import writing
 
 MARKER = ".nnunet_kd_demo"
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
@@ -39,7 +39,7 @@ def run_demo(folder: Path, device: str = "auto", seed: int = 0, overwrite: bool 
     from nnunet_kd.distill.prepare import claim, prepare
     from nnunet_kd.distill.run import run_steps
     from nnunet_kd.distill.summary import summarise
-    from nnunet_kd.environment import torch_device
+    from nnunet_kd.utilities.environment import torch_device
 
     device = torch_device(device).type
     make_folder(folder)

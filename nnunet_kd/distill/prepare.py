@@ -8,12 +8,12 @@ from pathlib import Path
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.distill.steps import Distillation, names_of_cases
-from nnunet_kd.environment import dataset_paths, torch_device
-from nnunet_kd.errors import UserError
-from nnunet_kd.files import write_whole
 from nnunet_kd.planning import plans as planning
 from nnunet_kd.planning.recipes import load_recipe, make_kd_block, parse_teacher
-from nnunet_kd.teachers import find_teachers
+from nnunet_kd.teachers.model import find_teachers
+from nnunet_kd.utilities.environment import dataset_paths, torch_device
+from nnunet_kd.utilities.errors import UserError
+from nnunet_kd.utilities.files import write_whole
 
 
 @dataclass(frozen=True)

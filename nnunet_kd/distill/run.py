@@ -12,9 +12,9 @@ from typing import Any
 from tqdm import tqdm
 
 from nnunet_kd.distill.steps import Step
-from nnunet_kd.errors import UserError
-from nnunet_kd.forked import run_installed
-from nnunet_kd.programs import failure
+from nnunet_kd.utilities.errors import UserError
+from nnunet_kd.utilities.forked import run_installed
+from nnunet_kd.utilities.programs import failure
 
 POLL_SECONDS = 0.2
 

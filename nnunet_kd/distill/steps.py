@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_kd.config import KDConfig
-from nnunet_kd.files import list_folder
 from nnunet_kd.planning.next_steps import reads_soft_labels, uses_unlabeled
-from nnunet_kd.teachers import TeacherModel
+from nnunet_kd.teachers.model import TeacherModel
+from nnunet_kd.utilities.files import list_folder
 
 TWIN_TRAINER = "nnUNetTrainerKDTeacher"
 TIMED_CASES = 3

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from nnunet_kd.distill.steps import Distillation
-from nnunet_kd.files import load_json_file
+from nnunet_kd.utilities.files import load_json_file
 
 
 def summarise(distillation: Distillation) -> str:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import fastremap
 
-from nnunet_kd.errors import UserError
 from nnunet_kd.evaluation.metrics import MetricSettings, segmentation_metrics
 from nnunet_kd.evaluation.segmentations import LabelDefinition, geometry_difference, read_segmentation
+from nnunet_kd.utilities.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ import numpy as np
 from tqdm import tqdm
 
 from nnunet_kd import __version__
-from nnunet_kd.errors import UserError
 from nnunet_kd.evaluation.cases import CaseResult, evaluate_case, in_parallel
 from nnunet_kd.evaluation.metrics import EMPTY_RULE_OF, EMPTY_RULES, ONE_EMPTY, MetricSettings
 from nnunet_kd.evaluation.segmentations import LabelDefinition, find_reader
 from nnunet_kd.evaluation.table import METRICS, OWN_KEY, Evaluation, distance_unit, nan_mean
-from nnunet_kd.files import list_folder, saves_csv, saves_json, write_together
+from nnunet_kd.utilities.errors import UserError
+from nnunet_kd.utilities.files import list_folder, saves_csv, saves_json, write_together
 
 LISTED = 10
 

@@ -11,8 +11,8 @@ from typing import Literal, get_args
 import numpy as np
 from scipy import ndimage
 
-from nnunet_kd.errors import UserError
 from nnunet_kd.evaluation.surfaces import Spacing, surface_metrics
+from nnunet_kd.utilities.errors import UserError
 
 EmptyRule = Literal["nan", "flare"]
 EMPTY_RULES: dict[EmptyRule, str] = {

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from nnunet_kd.data.read_images import ImageError, read_labels
-from nnunet_kd.errors import UserError
 from nnunet_kd.evaluation.metrics import Label
-from nnunet_kd.files import load_json_file
+from nnunet_kd.utilities.errors import UserError
+from nnunet_kd.utilities.files import load_json_file
 
 GEOMETRY_TOLERANCE = 1e-3  # mm, and for cosines of directions
 
@@ -46,7 +46,7 @@ class LabelDefinition:
         from nnunetv2.evaluation.evaluate_predictions import label_or_region_to_key
         from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-        from nnunet_kd.nnunet_files import check_label_values
+        from nnunet_kd.utilities.nnunet_files import check_label_values
 
         content = load_json_file(file)
         if missing := [key for key in ("labels", "file_ending") if key not in content]:

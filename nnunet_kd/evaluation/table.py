@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_kd.errors import UserError
-from nnunet_kd.files import load_json_file
+from nnunet_kd.utilities.errors import UserError
+from nnunet_kd.utilities.files import load_json_file
 
 METRICS = ("Dice", "HD", "HD95", "ASSD", "MSD", "NSD", "VOE", "RVD", "IoU", "volume_pred_ml", "volume_ref_ml")
 OWN_KEY = "nnunet_kd"

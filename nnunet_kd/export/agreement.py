@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_kd.errors import UserError
 from nnunet_kd.export.runtime.folder import find_cases
 from nnunet_kd.export.runtime.verify import BundleError
-from nnunet_kd.programs import failure, find_program
-from nnunet_kd.teachers import TeacherModel
+from nnunet_kd.teachers.model import TeacherModel
+from nnunet_kd.utilities.errors import UserError
+from nnunet_kd.utilities.programs import failure, find_program
 
 LOWEST = {"fp32": 0.9999, "bf16": 0.999, "int8": 0.99}  # share of equal voxels below which no bundle is written
 

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 import nnunet_kd
-from nnunet_kd.errors import UserError
 from nnunet_kd.export.network import ONNX, OPENVINO, load_folds, quantise, write_networks
 from nnunet_kd.export.runtime.description import Description
 from nnunet_kd.export.runtime.folder import find_cases
@@ -24,8 +23,9 @@ from nnunet_kd.export.runtime.images import open_reader
 from nnunet_kd.export.runtime.predictor import Predictor
 from nnunet_kd.export.runtime.verify import DESCRIPTION, FORMAT, BundleError, file_sha256, verify
 from nnunet_kd.export.templates import DOCKERFILE, MAIN, README, requirements
-from nnunet_kd.files import replace_folder, restore_replaced, temporary_folder
-from nnunet_kd.teachers import TeacherModel
+from nnunet_kd.teachers.model import TeacherModel
+from nnunet_kd.utilities.errors import UserError
+from nnunet_kd.utilities.files import replace_folder, restore_replaced, temporary_folder
 
 RUNTIME = "kd_bundle"
 

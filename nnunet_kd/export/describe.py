@@ -6,9 +6,9 @@ from typing import Any
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from nnunet_kd.errors import UserError
 from nnunet_kd.export.runtime.description import NORMALIZATIONS, READERS
-from nnunet_kd.teachers import TeacherModel
+from nnunet_kd.teachers.model import TeacherModel
+from nnunet_kd.utilities.errors import UserError
 
 STEP_SIZE = 0.5  # of the sliding window, nnUNetv2_predict's default
 

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from nnunet_kd.errors import UserError
-from nnunet_kd.teachers import TeacherModel, load_network
+from nnunet_kd.teachers.loading import load_network
+from nnunet_kd.teachers.model import TeacherModel
+from nnunet_kd.utilities.errors import UserError
 
 ONNX, OPENVINO = "network.onnx", "network.xml"
 OPSET = 17

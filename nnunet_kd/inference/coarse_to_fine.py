@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_kd.errors import UserError
 from nnunet_kd.inference.box import Box
 from nnunet_kd.inference.components import keep_largest_components
 from nnunet_kd.inference.region import PreparedImage, normalisation_of, prepare
 from nnunet_kd.inference.stage import Stage
+from nnunet_kd.utilities.errors import UserError
 
 
 @dataclass(frozen=True)

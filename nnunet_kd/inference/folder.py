@@ -11,10 +11,10 @@ from tqdm import tqdm
 
 from nnunet_kd.data.image_cases import ImageCase
 from nnunet_kd.data.read_images import ImageError, read_case
-from nnunet_kd.errors import UserError
-from nnunet_kd.files import load_json_file, write_json, write_whole
 from nnunet_kd.inference.coarse_to_fine import CoarseToFine, Result
-from nnunet_kd.teachers import TeacherModel
+from nnunet_kd.teachers.model import TeacherModel
+from nnunet_kd.utilities.errors import UserError
+from nnunet_kd.utilities.files import load_json_file, write_json, write_whole
 
 RECORD = "coarse_to_fine.json"
 

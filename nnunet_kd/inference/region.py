@@ -14,9 +14,9 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from nnunet_kd.errors import UserError
 from nnunet_kd.inference.box import Box
 from nnunet_kd.softlabels.geometry import original_spacing, spacing_3d
+from nnunet_kd.utilities.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,12 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_kd.config import Teacher
-from nnunet_kd.errors import UserError
 from nnunet_kd.inference.box import Box
 from nnunet_kd.inference.region import PreparedImage, fitted, resample_region
 from nnunet_kd.softlabels.geometry import spacing_3d
-from nnunet_kd.teachers import TeacherModel, build_network, find_teachers, finite_logits, load_trained, set_weights
+from nnunet_kd.teachers.loading import build_network, finite_logits, load_trained, set_weights
+from nnunet_kd.teachers.model import TeacherModel, find_teachers
+from nnunet_kd.utilities.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunet_kd.inheritance.reconstruct import Batch
 from nnunet_kd.losses.regions import unpack_reference
-from nnunet_kd.random_state import random_state, set_random_state
+from nnunet_kd.utilities.random_state import random_state, set_random_state
 
 PATCHES = 64
 FEATURES = 2**29  # values of a student's convolutions, all patches together

@@ -10,14 +10,15 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from torch import Tensor, nn
 
 from nnunet_kd.config import Teacher
-from nnunet_kd.errors import UserError
 from nnunet_kd.inheritance.pairs import pair_layers
 from nnunet_kd.inheritance.patches import draw_batches
 from nnunet_kd.inheritance.reconstruct import Batch, reconstruct
 from nnunet_kd.losses.soft_labels import SoftCrossEntropy, SoftDiceLoss
-from nnunet_kd.online_teachers import check_same_input
-from nnunet_kd.softlabels.geometry import StudentSpace, check_teacher
-from nnunet_kd.teachers import TeacherModel, find_teachers, load_network, load_trained, split_folds
+from nnunet_kd.teachers.fitness import check_same_input, check_teacher
+from nnunet_kd.teachers.loading import load_network, load_trained
+from nnunet_kd.teachers.model import TeacherModel, find_teachers, split_folds
+from nnunet_kd.teachers.student_data import StudentSpace
+from nnunet_kd.utilities.errors import UserError
 
 
 @dataclass(frozen=True)

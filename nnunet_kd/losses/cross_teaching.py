@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from nnunet_kd.cross_teaching_terms import CrossTeaching
+from nnunet_kd.losses.cross_teaching_settings import CrossTeaching
 from nnunet_kd.losses.ramps import ramped_weight
 from nnunet_kd.losses.segmentation import dice_loss
 

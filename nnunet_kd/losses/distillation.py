@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nnunet_kd.config import Distillation, HardLoss
 from nnunet_kd.losses.ramps import ramped_weight
+from nnunet_kd.losses.settings import Distillation, HardLoss
 from nnunet_kd.losses.soft_labels import (
     KLDivergence,
     MSEOfProbabilities,

@@ -5,9 +5,9 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from nnunet_kd.loss_terms import Features, active_feature_terms
 from nnunet_kd.losses import affinity, features
 from nnunet_kd.losses.ramps import ramped_weight
+from nnunet_kd.losses.term import Features, active_feature_terms
 
 REGION_TERMS = ("region_affinity", "intra_class")
 

@@ -2,7 +2,7 @@
 
 import math
 
-from nnunet_kd.loss_terms import Term
+from nnunet_kd.losses.term import Term
 
 
 def ramp(kind: str, progress: float, length: float = 1.0) -> float:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nnunet_kd.ranks import sum_over_ranks
+from nnunet_kd.utilities.ranks import sum_over_ranks
 
 # A stored 0 stands for a probability below 1/510. A quarter of that bounds what one wrong zero can cost; tempered with
 # T = 2 it leaves such a class 2 %, no more than a network's own tail has.

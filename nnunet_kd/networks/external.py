@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nnunet_kd.dotted_names import is_network, locate
 from nnunet_kd.networks.base import Decoder, PlannedNetwork
 from nnunet_kd.networks.layers import Size, resize
-from nnunet_kd.safe_files import load_torch_file
+from nnunet_kd.utilities.dotted_names import is_network, locate
+from nnunet_kd.utilities.safe_files import load_torch_file
 
 # Arguments by which libraries ask for a download, and what turns it off
 DOWNLOADS = {

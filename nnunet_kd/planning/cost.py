@@ -12,8 +12,8 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch.utils.flop_counter import FlopCounterMode
 
-from nnunet_kd.errors import UserError
-from nnunet_kd.teachers import NetworkError, build_network
+from nnunet_kd.teachers.loading import NetworkError, build_network
+from nnunet_kd.utilities.errors import UserError
 
 STOCK_TRAINER = "nnUNetTrainer"
 STEP_SIZE = 0.5

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import nnunet_kd.networks
-from nnunet_kd.errors import UserError
 from nnunet_kd.networks.external import find_network
+from nnunet_kd.utilities.errors import UserError
 
 _IMPORTED = ("conv_op", "norm_op", "nonlin")
 _OPTIONAL = ("norm_op", "norm_op_kwargs", "nonlin", "nonlin_kwargs")

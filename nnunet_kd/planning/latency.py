@@ -13,11 +13,11 @@ import torch
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_kd.errors import UserError
 from nnunet_kd.planning.cost import STOCK_TRAINER, build_for_planning
 from nnunet_kd.planning.families import FAMILIES
 from nnunet_kd.planning.scaling import widest
 from nnunet_kd.planning.student import StudentSpec, format_student
+from nnunet_kd.utilities.errors import UserError
 
 WIDTHS = (0.03125, 0.0625, 0.125, 0.1875, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 MAX_REMOVED_STAGES = 2

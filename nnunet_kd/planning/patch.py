@@ -9,9 +9,9 @@ import torch
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_kd.errors import UserError
 from nnunet_kd.networks.base import has_lower_outputs
 from nnunet_kd.planning.cost import STOCK_TRAINER, build_for_planning
+from nnunet_kd.utilities.errors import UserError
 
 STEPS = (1, 2, 4, 8, 16, 32, 64)
 BATCH_SIZE = 2  # batch normalisation of a single value is impossible

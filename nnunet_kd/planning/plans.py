@@ -9,13 +9,13 @@ from typing import Any
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_kd.config import KDConfig
-from nnunet_kd.errors import UserError
-from nnunet_kd.files import check_component, load_json_file
-from nnunet_kd.nnunet_files import read_plans
 from nnunet_kd.planning.cost import count_parameters
 from nnunet_kd.planning.resampling import with_fast_resampling
 from nnunet_kd.planning.student import parse_student, student_architecture
-from nnunet_kd.schema import to_dict
+from nnunet_kd.utilities.errors import UserError
+from nnunet_kd.utilities.files import check_component, load_json_file
+from nnunet_kd.utilities.nnunet_files import read_plans
+from nnunet_kd.utilities.schema import to_dict
 
 LONGEST_PLANS_NAME = 180
 

@@ -11,13 +11,13 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.config import KDConfig
-from nnunet_kd.errors import UserError
 from nnunet_kd.inheritance.pairs import CannotInheritError
 from nnunet_kd.inheritance.start import best_member, inherit, named_member
 from nnunet_kd.planning.cost import STOCK_TRAINER, build_for_planning
 from nnunet_kd.planning.student import StudentSpec, format_student
-from nnunet_kd.softlabels.geometry import StudentSpace
-from nnunet_kd.teachers import find_teachers
+from nnunet_kd.teachers.model import find_teachers
+from nnunet_kd.teachers.student_data import StudentSpace
+from nnunet_kd.utilities.errors import UserError
 
 MEASURED = 5  # every fifth case is measured, the others are reconstructed on
 SHAPES: tuple[tuple[float, int | None], ...] = ((1.0, None), (1.0, 1), (0.5, 1))  # blocks=, decoder=

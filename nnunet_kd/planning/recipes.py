@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_kd.config import KDConfig, Teacher
-from nnunet_kd.errors import UserError
 from nnunet_kd.planning.student import StudentSpec, parse_student
-from nnunet_kd.schema import apply_settings, from_dict, to_dict
-from nnunet_kd.teachers import split_folds
+from nnunet_kd.teachers.model import split_folds
+from nnunet_kd.utilities.errors import UserError
+from nnunet_kd.utilities.schema import apply_settings, from_dict, to_dict
 
 
 @dataclass(frozen=True)

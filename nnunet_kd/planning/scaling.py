@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
-from nnunet_kd.errors import UserError
+from nnunet_kd.utilities.errors import UserError
 
 # class -> its argument for the depth of an encoder stage
 BLOCKS_ARGUMENT = {"PlainConvUNet": "n_conv_per_stage", "ResidualEncoderUNet": "n_blocks_per_stage"}

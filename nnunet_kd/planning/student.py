@@ -8,10 +8,10 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
-from nnunet_kd.errors import UserError
-from nnunet_kd.nnunet_files import check_counts
 from nnunet_kd.planning.families import FAMILIES, family_architecture, set_arguments
 from nnunet_kd.planning.scaling import BLOCKS_ARGUMENT, fit_to_budget, remove_stages, scale_blocks, scale_width
+from nnunet_kd.utilities.errors import UserError
+from nnunet_kd.utilities.nnunet_files import check_counts
 
 FORMS = (
     "same, or a network and changes of it joined by commas: width=0.25, depth=-1, blocks=0.5, decoder=1, params=500k; "

@@ -7,10 +7,10 @@ from typing import Any
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_kd.errors import UserError
-from nnunet_kd.feature_taps import choose_pairs, feature_names, measure_features, measure_layers
-from nnunet_kd.loss_terms import Features
+from nnunet_kd.losses.term import Features
 from nnunet_kd.planning.cost import build_for_planning
+from nnunet_kd.teachers.feature_taps import choose_pairs, feature_names, measure_features, measure_layers
+from nnunet_kd.utilities.errors import UserError
 
 _HEADER = ("feature", "channels", "size", "layer")
 NO_NAMES = "(features of this network have no names; use the paths of its layers)"

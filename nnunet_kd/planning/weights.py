@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_kd.errors import UserError
-from nnunet_kd.files import write_whole
 from nnunet_kd.networks.external import load_weights
 from nnunet_kd.planning.cost import STOCK_TRAINER, build_for_planning
+from nnunet_kd.utilities.errors import UserError
+from nnunet_kd.utilities.files import write_whole
 
 
 @dataclass(frozen=True)

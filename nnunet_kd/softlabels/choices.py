@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from nnunet_kd.config import KDConfig
-from nnunet_kd.errors import UserError
-from nnunet_kd.files import load_json_file, write_json
+from nnunet_kd.utilities.errors import UserError
+from nnunet_kd.utilities.files import load_json_file, write_json
 
 
 def record_choice(plans_file: Path, from_folder: str | None, combine: str | None) -> None:

@@ -17,14 +17,18 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager, conve
 from tqdm import tqdm
 
 from nnunet_kd.data.read_images import ImageError, preprocess_case, read_images
-from nnunet_kd.errors import UserError
-from nnunet_kd.softlabels.ensemble import TeachingEnsemble
-from nnunet_kd.softlabels.geometry import CaseSpace, choose_path, from_original_geometry, reader_of, to_student_space
+from nnunet_kd.softlabels.geometry import choose_path, from_original_geometry, to_student_space
 from nnunet_kd.softlabels.locations import sample_locations
-from nnunet_kd.softlabels.maps import read_map
-from nnunet_kd.softlabels.orientation import same_axes
-from nnunet_kd.softlabels.preprocessed import image_digest
-from nnunet_kd.teachers import TeacherModel, finite_logits, load_predictor
+from nnunet_kd.softlabels.stores import missing_cases, open_store
+from nnunet_kd.teachers.ensemble import TeachingEnsemble
+from nnunet_kd.teachers.fitness import reader_of
+from nnunet_kd.teachers.loading import finite_logits, load_predictor
+from nnunet_kd.teachers.maps import read_map
+from nnunet_kd.teachers.model import TeacherModel
+from nnunet_kd.teachers.student_data import CaseSpace
+from nnunet_kd.utilities.errors import UserError
+from nnunet_kd.utilities.orientation import same_axes
+from nnunet_kd.utilities.preprocessed import image_digest
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,8 @@ class Exporter:
         Raises:
             UserError: for a case that cannot be predicted; cases written so far stay.
         """
-        store, student = self.ensemble.open_store(), self.ensemble.student
-        todo = self.ensemble.missing(store, cases)
+        store, student = open_store(self.ensemble), self.ensemble.student
+        todo = missing_cases(self.ensemble, store, cases)
         start = perf_counter()
         patch = student.configuration_manager.patch_size
         with ThreadPoolExecutor(1) as loader, ThreadPoolExecutor(1) as writer:
@@ -67,7 +71,7 @@ class Exporter:
                 assert loading is not None
                 case, inputs = loading.result()
                 loading = loader.submit(self._load, todo[i + 1]) if i + 1 < len(todo) else None
-                if not self.ensemble.missing(store, [name]):  # another exporter was faster
+                if not missing_cases(self.ensemble, store, [name]):  # another exporter was faster
                     continue
                 probabilities = self.predict(case, inputs)
                 if writing is not None:

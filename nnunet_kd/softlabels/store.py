@@ -17,11 +17,11 @@ import blosc2
 import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 
-from nnunet_kd.errors import UserError
-from nnunet_kd.files import load_json_file, remove_abandoned, write_json, write_whole, writing
 from nnunet_kd.softlabels.encoding import encode
 from nnunet_kd.softlabels.locations import Locations, from_bytes, to_bytes
-from nnunet_kd.softlabels.preprocessed import PreprocessedImage
+from nnunet_kd.utilities.errors import UserError
+from nnunet_kd.utilities.files import load_json_file, remove_abandoned, write_json, write_whole, writing
+from nnunet_kd.utilities.preprocessed import PreprocessedImage
 
 FORMAT = 1
 MANIFEST = "manifest.json"

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from nnunet_kd.forked import run_installed
+from nnunet_kd.utilities.forked import run_installed
 
 os.environ["nnUNet_def_n_proc"] = "1"  # nnU-Net 2.8.1 reads it when it is imported
 _context = multiprocessing.get_context("forkserver")

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from nnunet_kd.teachers import load_checkpoint_file
+from nnunet_kd.teachers.model import load_checkpoint_file
 from tests.e2e.conftest import SMALL, TEST, read_segmentation
 
 LOWRES, CASCADE = "3d_lowres", "3d_cascade_fullres"

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from nnunet_kd.evaluation.metrics import mask_metrics
 from nnunet_kd.evaluation.table import load_evaluation
-from nnunet_kd.programs import find_program
+from nnunet_kd.utilities.programs import find_program
 from tests.e2e.conftest import real_data
 from tests.reference.segmentation_pairs import PACKAGES, TOLERANCE_MM
 

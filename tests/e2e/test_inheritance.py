@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from nnunet_kd.teachers import load_checkpoint_file
+from nnunet_kd.teachers.model import load_checkpoint_file
 from tests.e2e.conftest import read_segmentation
 
 STUDENT, TWIN = "nnUNetTrainerKDEnsemble", "nnUNetTrainerKDTeacher"

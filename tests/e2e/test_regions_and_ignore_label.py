@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_kd.softlabels.ensemble import TeachingEnsemble, load_student
 from nnunet_kd.softlabels.store import SoftLabelStore
-from nnunet_kd.teachers import load_checkpoint_file
+from nnunet_kd.softlabels.stores import store_folder
+from nnunet_kd.teachers.ensemble import TeachingEnsemble
+from nnunet_kd.teachers.model import load_checkpoint_file
+from nnunet_kd.teachers.student_data import load_student
 from tests.e2e.conftest import SHORT, SMALL, Workspace, real_data
 
 LABELS = {"background": 0, "hippocampus": [1, 2], "posterior": 2, "ignore": 3}
@@ -54,7 +56,7 @@ def test_a_student_of_regions_learns_from_independent_soft_labels(regions):
     )  # fmt: skip
     space.train("S", "all", "nnUNetTrainerKDEnsemble")
     kd, student = load_student(space.preprocessed / "S.json", "3d_fullres", space.raw)
-    store = SoftLabelStore.open(TeachingEnsemble.resolve(kd, student, space.results, "all").store_folder)
+    store = SoftLabelStore.open(store_folder(TeachingEnsemble.resolve(kd, student, space.results, "all")))
     assert store.regions
     assert store.read(store.cases()[0]).shape[0] == 2
     log = load_checkpoint_file(

@@ -9,9 +9,11 @@ import pytest
 
 from nnunet_kd.config import KDConfig, Teacher
 from nnunet_kd.softlabels.encoding import decode
-from nnunet_kd.softlabels.ensemble import TeachingEnsemble, load_student
 from nnunet_kd.softlabels.geometry import choose_path
 from nnunet_kd.softlabels.store import SoftLabelStore
+from nnunet_kd.softlabels.stores import store_folder
+from nnunet_kd.teachers.ensemble import TeachingEnsemble
+from nnunet_kd.teachers.student_data import load_student
 from tests.e2e.conftest import SMALL, read_segmentation
 
 MINIMUM = {"direct": 0.999, "resampled": 0.98, "original": 0.98}
@@ -73,7 +75,7 @@ def test_stored_argmax_is_nnunets_prediction(workspace, teachers, tmp_path, whic
     kd, space = load_student(workspace.preprocessed / f"{name}.json", "3d_fullres", workspace.raw)
     ensemble = TeachingEnsemble.resolve(kd, space, workspace.results, None)
     assert choose_path(space, ensemble.models[0]) == path
-    store = SoftLabelStore.open(ensemble.store_folder)
+    store = SoftLabelStore.open(store_folder(ensemble))
 
     cases = store.cases()
     assert len(cases) == 4
@@ -110,7 +112,7 @@ def test_probability_maps_from_elsewhere_become_the_same_soft_labels(workspace, 
         extra = ["--from", tmp_path / "maps"] if name == "Imported" else []
         workspace.run("nnUNetv2_kd", "softlabels", "-d", "4", "-c", "3d_fullres", "-p", name, "-device", "cpu", *extra)
         kd, space = load_student(workspace.preprocessed / f"{name}.json", "3d_fullres", workspace.raw)
-        stores.append(SoftLabelStore.open(TeachingEnsemble.resolve(kd, space, workspace.results, None).store_folder))
+        stores.append(SoftLabelStore.open(store_folder(TeachingEnsemble.resolve(kd, space, workspace.results, None))))
     case = stores[0].cases()[0]
     assert stores[0].cases() == stores[1].cases()
     difference = np.abs(stores[0].read(case)[:].astype(int) - stores[1].read(case)[:].astype(int))

@@ -10,7 +10,8 @@ from nnunetv2.run.run_training import get_trainer_from_args
 
 from nnunet_kd.data.dataset import ImageWithSoftLabels
 from nnunet_kd.softlabels.export import Exporter
-from nnunet_kd.teachers import load_checkpoint_file
+from nnunet_kd.softlabels.stores import open_store
+from nnunet_kd.teachers.model import load_checkpoint_file
 from tests.e2e.conftest import SMALL, read_segmentation
 
 FEATURE, MULTI = "nnUNetTrainerKDFeature", "nnUNetTrainerKDMultiTeacher"
@@ -104,7 +105,7 @@ def test_stored_predictions_give_the_loss_of_teachers_in_memory(workspace, teach
     joined = image
     for member in members:
         Exporter(member, torch.device("cpu")).run([case], progress=False)
-        joined = ImageWithSoftLabels(joined, member.open_store().read(case))
+        joined = ImageWithSoftLabels(joined, open_store(member).read(case))
     stored.stored_teachers = 2
 
     patch = online.configuration_manager.patch_size

@@ -11,7 +11,7 @@ import torch
 from nnunetv2.run.run_training import get_trainer_from_args
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
-from nnunet_kd.teachers import load_checkpoint_file
+from nnunet_kd.teachers.model import load_checkpoint_file
 from tests.e2e.conftest import SMALL, read_segmentation
 
 STUDENT = "nnUNetTrainerKDEnsemble"

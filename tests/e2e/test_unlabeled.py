@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_kd.teachers import load_checkpoint_file
+from nnunet_kd.teachers.model import load_checkpoint_file
 from tests.e2e.conftest import SMALL, TEST, TRAIN, read_segmentation, real_data
 
 UNLABELED = 3

@@ -17,12 +17,14 @@ from nnunetv2.run.run_training import get_trainer_from_args
 from torch._dynamo import OptimizedModule
 
 from nnunet_kd.cli import main
-from nnunet_kd.programs import find_program
-from nnunet_kd.ranks import bare
 from nnunet_kd.softlabels.encoding import decode
-from nnunet_kd.softlabels.ensemble import TeachingEnsemble, load_student
 from nnunet_kd.softlabels.export import Exporter
-from nnunet_kd.teachers import load_checkpoint_file
+from nnunet_kd.softlabels.stores import open_store
+from nnunet_kd.teachers.ensemble import TeachingEnsemble
+from nnunet_kd.teachers.model import load_checkpoint_file
+from nnunet_kd.teachers.student_data import load_student
+from nnunet_kd.utilities.programs import find_program
+from nnunet_kd.utilities.ranks import bare
 from tests.unit.test_online_trainers import make_teacher
 from tests.unit.toy_dataset import make_toy, run_epoch, without_figures
 
@@ -108,7 +110,7 @@ def probabilities_of(toy, configuration, device):
     shutil.rmtree(toy.preprocessed / "kd_softlabels", ignore_errors=True)
     cases = [f"case_{i}" for i in range(4)]
     Exporter(ensemble, torch.device(device)).run(cases, progress=False)
-    store = ensemble.open_store()
+    store = open_store(ensemble)
     return [decode(store.read(c)[:], False) for c in cases]
 
 

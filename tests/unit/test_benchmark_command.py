@@ -11,14 +11,14 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from nnunet_kd import files
+from nnunet_kd.benchmark import competitors, run
+from nnunet_kd.benchmark.competitors import Competitor, Conditions, find_cases, find_competitors
+from nnunet_kd.benchmark.efficiency import parse_model
+from nnunet_kd.benchmark.network import take_turns
+from nnunet_kd.benchmark.table import format_benchmark
 from nnunet_kd.cli import main
-from nnunet_kd.errors import UserError
-from nnunet_kd.evaluation.benchmark import competitors, run
-from nnunet_kd.evaluation.benchmark.competitors import Competitor, Conditions, find_cases, find_competitors
-from nnunet_kd.evaluation.benchmark.network import take_turns
-from nnunet_kd.evaluation.benchmark.table import format_benchmark
-from nnunet_kd.evaluation.efficiency import parse_model
+from nnunet_kd.utilities import files
+from nnunet_kd.utilities.errors import UserError
 from tests.unit.test_plan_command import DATASET_JSON, make_model, write_json
 
 A, B = "A__nnUNetPlans__3d_fullres", "B__nnUNetPlans__3d_fullres"

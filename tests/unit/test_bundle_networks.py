@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from nnunet_kd.errors import UserError
 from nnunet_kd.export.network import MeanOfFolds, write_networks
+from nnunet_kd.utilities.errors import UserError
 from tests.unit.test_networks import SMALL, image, small
 
 

@@ -18,7 +18,7 @@ from nnunet_kd.export import bundle
 from nnunet_kd.export.describe import describe
 from nnunet_kd.export.runtime import load
 from nnunet_kd.export.runtime.main import main
-from nnunet_kd.teachers import find_model
+from nnunet_kd.teachers.model import find_model
 from tests.model_folders import FAST_RESAMPLING, dataset_json, make_model
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,7 +16,7 @@ from nnunet_kd.export.describe import describe
 from nnunet_kd.export.runtime import load
 from nnunet_kd.export.runtime.main import main
 from nnunet_kd.export.runtime.verify import BundleError, file_sha256
-from nnunet_kd.teachers import find_model
+from nnunet_kd.teachers.model import find_model
 from tests.model_folders import make_model
 from tests.unit.toy_dataset import blob, write_image
 

@@ -11,11 +11,11 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.run.run_training import get_trainer_from_args
 
 from nnunet_kd.cli import main
-from nnunet_kd.errors import UserError
 from nnunet_kd.inference.box import Box
 from nnunet_kd.inference.coarse_to_fine import CoarseToFine, Settings
 from nnunet_kd.inference.region import fitted, prepare, resample_region
 from nnunet_kd.inference.stage import Stage, find_model
+from nnunet_kd.utilities.errors import UserError
 from tests.unit.toy_dataset import blob, make_toy, plans_of, write_image
 
 TEACHER = {"role": "teacher", "schedule": {"seed": 3}}

@@ -6,8 +6,8 @@ import json
 import pytest
 
 from nnunet_kd.config import KDConfig, Teacher
-from nnunet_kd.errors import UserError
-from nnunet_kd.schema import apply_settings, from_dict, iterate_keys, to_dict
+from nnunet_kd.utilities.errors import UserError
+from nnunet_kd.utilities.schema import apply_settings, from_dict, iterate_keys, to_dict
 
 
 def block(text):

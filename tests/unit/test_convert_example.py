@@ -8,7 +8,7 @@ import pytest
 
 from nnunet_kd.dataset_conversion.convert import convert
 from nnunet_kd.dataset_conversion.declare import RawDataset, Request
-from nnunet_kd.errors import UserError
+from nnunet_kd.utilities.errors import UserError
 from tests import replicas
 
 PAGE = Path(__file__).resolve().parents[2] / "CONTRIBUTING.md"

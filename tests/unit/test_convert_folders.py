@@ -11,7 +11,7 @@ from skimage import io
 
 from nnunet_kd.cli import main
 from nnunet_kd.dataset_conversion.folders import parse_names
-from nnunet_kd.errors import UserError
+from nnunet_kd.utilities.errors import UserError
 from tests import replicas
 
 SPACING = (0.5, 0.75, 2.0)

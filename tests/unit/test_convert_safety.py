@@ -128,7 +128,7 @@ def test_a_target_that_cannot_take_its_name_leaves_the_old_one(raw, nnunet_raw, 
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", fail)
-    monkeypatch.setattr("nnunet_kd.files._exchange", lambda *_: False)  # a file system that cannot do so
+    monkeypatch.setattr("nnunet_kd.utilities.files._exchange", lambda *_: False)  # a file system that cannot do so
     with pytest.raises(SystemExit):
         convert(raw, "--overwrite")
     assert "cannot be written (Input/output error)" in capsys.readouterr().err
@@ -171,7 +171,7 @@ def test_an_interrupted_conversion_leaves_nothing(raw, nnunet_raw, number, monke
 
 def left_by_a_killed_process(folder: Path, prefix: str) -> Path:
     """A folder under the name that a process which is dead would have given it."""
-    program = "import sys; from pathlib import Path; from nnunet_kd.files import temporary_path as path"
+    program = "import sys; from pathlib import Path; from nnunet_kd.utilities.files import temporary_path as path"
     made = f"{program}; folder = path(Path(sys.argv[1]), prefix=sys.argv[2]); folder.mkdir(); print(folder)"
     return Path(subprocess.check_output([sys.executable, "-c", made, str(folder), prefix], text=True).strip())
 

@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_kd.cross_teaching_terms import CrossTeaching, OnlineKLTerm, UnlabeledTerm
-from nnunet_kd.errors import UserError
 from nnunet_kd.losses.cross_teaching import (
     CrossTeachingLoss,
     cross_teaching_loss,
@@ -14,8 +12,10 @@ from nnunet_kd.losses.cross_teaching import (
     pseudo_dice_loss,
     pseudo_labels,
 )
+from nnunet_kd.losses.cross_teaching_settings import CrossTeaching, OnlineKLTerm, UnlabeledTerm
 from nnunet_kd.losses.ramps import ramp
-from nnunet_kd.schema import from_dict
+from nnunet_kd.utilities.errors import UserError
+from nnunet_kd.utilities.schema import from_dict
 
 SHAPES = [(4, 3, 6, 5), (4, 3, 4, 5, 3)]
 TWO = ("T1", "T2")

@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-import nnunet_kd.trainers  # noqa: F401
 import numpy as np
 import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.run.run_training import get_trainer_from_args
 
+import nnunet_kd.trainers  # noqa: F401
 from nnunet_kd.cli import main
 from nnunet_kd.planning.recipes import load_recipe
-from nnunet_kd.teachers import load_checkpoint_file
+from nnunet_kd.teachers.model import load_checkpoint_file
 from tests.unit.toy_dataset import make_toy, run_epoch, without_figures
 
 TRAINER = "nnUNetTrainerKDCrossTeaching"

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nnunet_kd.curves import append_curves
+from nnunet_kd.utilities.curves import append_curves
 
 
 def test_panels_are_added_below_what_is_there(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from nnunet_kd.distill.prepare import Request, claim, prepare
 from nnunet_kd.distill.run import run_steps
 from nnunet_kd.distill.steps import Step
 from nnunet_kd.distill.summary import summarise
-from nnunet_kd.errors import UserError
+from nnunet_kd.utilities.errors import UserError
 from tests.unit.toy_dataset import make_toy
 
 TEACHER = "nnUNetTrainer__nnUNetPlans__3d_fullres"

@@ -7,7 +7,6 @@ import pytest
 import torch
 from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
 
-from nnunet_kd.config import Distillation, HardLoss, KLTerm, SoftCETerm, SoftDiceTerm, Term
 from nnunet_kd.losses import (
     DistillationLoss,
     active_terms,
@@ -19,6 +18,8 @@ from nnunet_kd.losses import (
     soft_dice_loss,
     unpack_soft_labels,
 )
+from nnunet_kd.losses.settings import Distillation, HardLoss, KLTerm, SoftCETerm, SoftDiceTerm
+from nnunet_kd.losses.term import Term
 
 SHAPES = {"2d": (8, 12), "3d": (4, 8, 12)}
 ALL = Distillation(

@@ -6,13 +6,14 @@ import pytest
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_kd.errors import UserError
 from nnunet_kd.inference.stage import load_stage
 from nnunet_kd.inheritance.start import best_member, copy_member
-from nnunet_kd.online_teachers import load_online_teacher
-from nnunet_kd.softlabels.ensemble import TeachingEnsemble
 from nnunet_kd.softlabels.export import Exporter
-from nnunet_kd.teachers import TeacherModel, build_network
+from nnunet_kd.teachers.ensemble import TeachingEnsemble
+from nnunet_kd.teachers.loading import build_network
+from nnunet_kd.teachers.model import TeacherModel
+from nnunet_kd.teaching.memory import load_online_teacher
+from nnunet_kd.utilities.errors import UserError
 from tests.unit.test_image_readers import GEOMETRIES, ensemble_of, plans, raw, student
 from tests.unit.test_online_trainers import FEATURE, TEACHER, batch_of, labels, make_teacher, trainer_of, write_student
 from tests.unit.test_plan_command import DATASET_JSON

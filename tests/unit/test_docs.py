@@ -13,7 +13,7 @@ from nnunet_kd.cli import COMMANDS
 from nnunet_kd.config import KDConfig
 from nnunet_kd.planning.recipes import recipe_names
 from nnunet_kd.planning.student import parse_student
-from nnunet_kd.schema import apply_settings, from_dict, iterate_keys
+from nnunet_kd.utilities.schema import apply_settings, from_dict, iterate_keys
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")] + sorted(ROOT.glob("docs/**/*.md"))

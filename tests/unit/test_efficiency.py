@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nnunet_kd.errors import UserError
-from nnunet_kd.evaluation.efficiency import ModelSpec, count_cost, count_models, parse_model
-from nnunet_kd.teachers import find_model
+from nnunet_kd.benchmark.efficiency import ModelSpec, count_cost, count_models, parse_model
+from nnunet_kd.teachers.model import find_model
+from nnunet_kd.utilities.errors import UserError
 from tests.unit.test_plan_command import make_model
 
 # make_plans: patch 16^3, kernels of 3, features 16, 32, 64, one convolution per stage, 1 channel, 3 classes

@@ -6,8 +6,8 @@ import os
 import pytest
 
 from nnunet_kd.cli import main
-from nnunet_kd.errors import UserError, exit_on_user_error
-from nnunet_kd.files import list_folder
+from nnunet_kd.utilities.errors import UserError, exit_on_user_error
+from nnunet_kd.utilities.files import list_folder
 
 
 def end(capsys, error: BaseException) -> str:

@@ -16,11 +16,11 @@ import pytest
 import SimpleITK as sitk
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
-from nnunet_kd import files
 from nnunet_kd.cli import main
-from nnunet_kd.errors import UserError
 from nnunet_kd.evaluation.segmentations import read_segmentation
 from nnunet_kd.evaluation.table import METRICS, load_evaluation
+from nnunet_kd.utilities import files
+from nnunet_kd.utilities.errors import UserError
 
 SPACING_XYZ = (0.5, 1.0, 2.0)
 LABELS = {"background": 0, "liver": 1, "rest": 2}

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from nnunet_kd.errors import UserError
 from nnunet_kd.evaluation.table import Evaluation, load_evaluation
+from nnunet_kd.utilities.errors import UserError
 
 NAN = float("nan")
 

@@ -69,7 +69,7 @@ def test_several_jobs_run_at_a_time(tmp_path: Path) -> None:
 
 PARENT = """
 import multiprocessing
-from nnunet_kd.forked import end_with_parent
+from nnunet_kd.utilities.forked import end_with_parent
 
 process = multiprocessing.get_context("forkserver").Process(target=end_with_parent)
 process.start()

@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 from nnunet_kd.config import KDConfig
 from nnunet_kd.planning.plans import compose_plans
 from nnunet_kd.planning.resampling import FAST_LINEAR, LINEAR, with_fast_resampling
-from nnunet_kd.schema import from_dict
+from nnunet_kd.utilities.schema import from_dict
 from tests.unit.test_plan_command import DATASET_JSON, RESAMPLING
 from tests.unit.toy_dataset import plans_of
 

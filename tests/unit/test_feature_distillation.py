@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import distributed as dist
 
-from nnunet_kd.loss_terms import FEATURE_TERMS, Features
 from nnunet_kd.losses import FeatureDistillationLoss, importance_loss
 from nnunet_kd.losses.teacher_weights import reference_dice_losses, teacher_weights
-from nnunet_kd.schema import from_dict
+from nnunet_kd.losses.term import FEATURE_TERMS, Features
+from nnunet_kd.utilities.schema import from_dict
 
 ONLY = {name: {"weight": 0.0} for name in ("importance", "region_affinity")}
 

@@ -9,9 +9,9 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet, Resi
 from torch import distributed as dist
 from torch import nn
 
-from nnunet_kd.errors import UserError
-from nnunet_kd.feature_taps import FeatureTaps, choose_pairs, feature_names, find_layer, measure_features
-from nnunet_kd.loss_terms import FeaturePair
+from nnunet_kd.losses.term import FeaturePair
+from nnunet_kd.teachers.feature_taps import FeatureTaps, choose_pairs, feature_names, find_layer, measure_features
+from nnunet_kd.utilities.errors import UserError
 from tests.unit.test_networks import SMALL, small
 from tests.unit.test_networks import image as network_image
 

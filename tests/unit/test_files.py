@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from nnunet_kd import files
-from nnunet_kd.errors import UserError
-from nnunet_kd.files import (
+from nnunet_kd.utilities import files
+from nnunet_kd.utilities.errors import UserError
+from nnunet_kd.utilities.files import (
     UNTOUCHED_SECONDS,
     remove_abandoned,
     replace_folder,
@@ -29,7 +29,7 @@ from nnunet_kd.files import (
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from nnunet_kd.files import temporary_folder, temporary_path
+from nnunet_kd.utilities.files import temporary_folder, temporary_path
 temporary_path(Path(sys.argv[1]), ".b2nd").write_text("half")
 with temporary_folder(Path(sys.argv[1])) as folder, temporary_folder(Path(sys.argv[1]), "other-") as other:
     (folder / "case.pkl").write_text("half")
@@ -160,7 +160,7 @@ def test_a_folder_is_replaced_in_one_step(tmp_path, monkeypatch):
 REPLACED_AND_KILLED = """
 import os, signal, sys
 from pathlib import Path
-from nnunet_kd import files
+from nnunet_kd.utilities import files
 files._exchange = lambda *_: False
 rename = Path.rename
 def once(self, other):

@@ -15,11 +15,12 @@ import pytest
 import torch
 
 from nnunet_kd.cli import main
-from nnunet_kd.errors import UserError
-from nnunet_kd.nnunet_files import check_plans, read_dataset_json, read_splits
 from nnunet_kd.planning.cost import STOCK_TRAINER, build_for_planning
-from nnunet_kd.safe_files import load_pickle_file, load_torch_file
-from nnunet_kd.teachers import PlansManager, load_checkpoint_file
+from nnunet_kd.softlabels.stores import open_store
+from nnunet_kd.teachers.model import PlansManager, load_checkpoint_file
+from nnunet_kd.utilities.errors import UserError
+from nnunet_kd.utilities.nnunet_files import check_plans, read_dataset_json, read_splits
+from nnunet_kd.utilities.safe_files import load_pickle_file, load_torch_file
 from tests.unit.test_plan_command import DATASET, DATASET_JSON, make_plans, write_json
 from tests.unit.toy_dataset import Toy, make_toy, plans_of, write_image
 
@@ -276,10 +277,11 @@ def test_code_in_the_properties_of_a_preprocessed_case(toy, marker, capsys, comm
         pickle.dump({"spacing": [1.0, 1.0, 1.0], "x": Touch(marker)}, f)
     (toy.root / "maps" / "case_0.npz").touch()
     if "--verify" in command:
-        from nnunet_kd.softlabels.ensemble import TeachingEnsemble, load_student
+        from nnunet_kd.teachers.ensemble import TeachingEnsemble
+        from nnunet_kd.teachers.student_data import load_student
 
         kd, student = load_student(toy.preprocessed / "nnUNetPlans.json", CONFIGURATION, toy.raw)
-        TeachingEnsemble.resolve(kd, student, toy.results, None).open_store()
+        open_store(TeachingEnsemble.resolve(kd, student, toy.results, None))
     error = refuse(capsys, [command[0], "-d", "900", "-c", CONFIGURATION, *command[1:]])
     assert "case_0.pkl: not a readable pickle (it holds posix.system" in error
     assert not marker.exists()

@@ -18,12 +18,13 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from skimage import io
 
 from nnunet_kd.config import KDConfig, Teacher
-from nnunet_kd.errors import UserError
-from nnunet_kd.online_teachers import check_same_input
-from nnunet_kd.softlabels.ensemble import TeachingEnsemble
 from nnunet_kd.softlabels.export import Exporter
-from nnunet_kd.softlabels.geometry import StudentSpace, check_teacher, choose_path
-from nnunet_kd.teachers import TeacherModel
+from nnunet_kd.softlabels.geometry import choose_path
+from nnunet_kd.teachers.ensemble import TeachingEnsemble
+from nnunet_kd.teachers.fitness import check_same_input, check_teacher
+from nnunet_kd.teachers.model import TeacherModel
+from nnunet_kd.teachers.student_data import StudentSpace
+from nnunet_kd.utilities.errors import UserError
 from tests.unit.test_plan_command import DATASET, DATASET_JSON, write_json
 from tests.unit.toy_dataset import plans_of
 

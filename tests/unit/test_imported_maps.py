@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from nnunet_kd.errors import UserError
 from nnunet_kd.softlabels.choices import record_choice
-from nnunet_kd.softlabels.maps import read_map
+from nnunet_kd.teachers.maps import read_map
+from nnunet_kd.utilities.errors import UserError
 
 GOOD = np.moveaxis(np.random.default_rng(0).dirichlet(np.ones(3), (4, 5, 6)), -1, 0).astype(np.float32)
 

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from nnunet_kd.errors import UserError
-from nnunet_kd.evaluation.measure import ResourceUse, device_memory_reader, run_sampled
+from nnunet_kd.benchmark.measure import ResourceUse, device_memory_reader, run_sampled
+from nnunet_kd.utilities.errors import UserError
 
 CPUS = psutil.cpu_count()
 BUSY = "import time\nwhile time.process_time() < {s}: pass\n"

@@ -10,7 +10,6 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.cli import main
-from nnunet_kd.errors import UserError
 from nnunet_kd.networks.base import has_lower_outputs
 from nnunet_kd.planning import latency
 from nnunet_kd.planning.families import FAMILIES, family_architecture
@@ -22,6 +21,7 @@ from nnunet_kd.planning.student import (
     parse_student,
     student_architecture,
 )
+from nnunet_kd.utilities.errors import UserError
 from tests.unit.test_plan_command import DATASET, DATASET_JSON, make_plans, write_json
 from tests.unit.test_student_architecture import count, make_architecture
 

@@ -6,10 +6,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_kd import networks
-from nnunet_kd.errors import UserError
 from nnunet_kd.networks import DilatedNet, ENet, ExternalNetwork, NoothoutUNet, ResidualUSENet
 from nnunet_kd.networks.enet import max_unpool
 from nnunet_kd.networks.external import load_weights
+from nnunet_kd.utilities.errors import UserError
 
 # name: narrow features for each resolution, other arguments
 SMALL = {

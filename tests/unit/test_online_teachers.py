@@ -6,19 +6,15 @@ import pytest
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_kd.errors import UserError
-from nnunet_kd.loss_terms import Features
 from nnunet_kd.losses import unpack_soft_labels
-from nnunet_kd.online_teachers import (
-    as_channels,
-    check_same_input,
-    load_online_teacher,
-    networks_of,
-    patch_note,
-)
-from nnunet_kd.schema import from_dict
-from nnunet_kd.softlabels.geometry import StudentSpace
-from nnunet_kd.teachers import TeacherModel, build_network
+from nnunet_kd.losses.term import Features
+from nnunet_kd.teachers.fitness import check_same_input, patch_note
+from nnunet_kd.teachers.loading import build_network
+from nnunet_kd.teachers.model import TeacherModel
+from nnunet_kd.teachers.student_data import StudentSpace
+from nnunet_kd.teaching.memory import as_channels, load_online_teacher, networks_of
+from nnunet_kd.utilities.errors import UserError
+from nnunet_kd.utilities.schema import from_dict
 from tests.unit.test_plan_command import DATASET_JSON, make_plans, write_json
 
 CPU = torch.device("cpu")

@@ -9,8 +9,8 @@ import pytest
 import torch
 from nnunetv2.run.run_training import get_trainer_from_args
 
-from nnunet_kd.loss_terms import FEATURE_TERMS
-from nnunet_kd.teachers import load_checkpoint_file
+from nnunet_kd.losses.term import FEATURE_TERMS
+from nnunet_kd.teachers.model import load_checkpoint_file
 from tests.unit.test_plan_command import DATASET_JSON
 from tests.unit.toy_dataset import make_toy, plans_of
 

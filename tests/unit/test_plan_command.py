@@ -13,7 +13,7 @@ from nnunet_kd.cli import main
 from nnunet_kd.config import KDConfig
 from nnunet_kd.planning.cost import PredictionCost, count_windows, measure
 from nnunet_kd.planning.recipes import load_recipe, parse_teacher, recipe_names
-from nnunet_kd.schema import from_dict
+from nnunet_kd.utilities.schema import from_dict
 
 DATASET = "Dataset900_Toy"
 DATASET_JSON = {

@@ -15,7 +15,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.cli import main
 from nnunet_kd.data.preprocess_unlabeled import find_fault
-from nnunet_kd.softlabels.ensemble import load_student
+from nnunet_kd.teachers.student_data import load_student
 from tests.unit.test_plan_command import DATASET_JSON
 from tests.unit.toy_dataset import make_toy, plans_of, write_image
 
@@ -115,9 +115,7 @@ def test_what_a_killed_run_left_is_removed(toy):
     toy.add_unlabeled("new_1")
     main(COMMAND)
     folder = space_of(toy).unlabeled_folder
-    code = (
-        "import sys; from pathlib import Path; from nnunet_kd.files import *; temporary_path(Path(sys.argv[1])).mkdir()"
-    )
+    code = "import sys; from nnunet_kd.utilities.files import *; temporary_path(Path(sys.argv[1])).mkdir()"
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
     assert len(list(folder.iterdir())) == 4
     main(COMMAND)

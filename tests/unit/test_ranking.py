@@ -3,10 +3,10 @@
 import pytest
 
 from nnunet_kd.cli import main
-from nnunet_kd.files import load_json_file
 from nnunet_kd.planning import ranking
 from nnunet_kd.planning.ranking import format_ranked, rank, shapes
 from nnunet_kd.planning.student import parse_student
+from nnunet_kd.utilities.files import load_json_file
 from tests.unit.test_online_trainers import TEACHER, make_teacher
 from tests.unit.toy_dataset import make_toy
 

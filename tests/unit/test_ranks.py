@@ -15,8 +15,8 @@ from torch import distributed as dist
 from torch import multiprocessing, nn
 
 from nnunet_kd.losses import soft_dice_loss
-from nnunet_kd.ranks import bare, gather, number_of_ranks, sum_over_ranks, waiting_for_all
-from nnunet_kd.teachers import load_checkpoint_file
+from nnunet_kd.teachers.model import load_checkpoint_file
+from nnunet_kd.utilities.ranks import bare, gather, number_of_ranks, sum_over_ranks, waiting_for_all
 from tests.unit.test_online_trainers import make_teacher, write_student
 from tests.unit.toy_dataset import make_toy, run_epoch, without_figures
 

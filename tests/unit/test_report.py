@@ -16,8 +16,8 @@ from matplotlib.image import imread
 from scipy.stats import wilcoxon
 
 from nnunet_kd.cli import main
-from nnunet_kd.evaluation.report import build
-from nnunet_kd.evaluation.report.plots import Plots
+from nnunet_kd.report import build
+from nnunet_kd.report.plots import Plots
 from tests.report_data import CASES, METHODS, MISSED_BY_TWIN, WITHOUT_TUMOR, arguments
 
 MINUS = "\u2212"

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from nnunet_kd.evaluation.report.cases import choose_shown
-from nnunet_kd.evaluation.report.compute import compute_numbers
-from nnunet_kd.evaluation.report.headline import make_headline
-from nnunet_kd.evaluation.report.methods import Roles
-from nnunet_kd.evaluation.report.remarks import make_remarks
-from nnunet_kd.evaluation.report.tables import accuracy_table, case_table, spread_table, structure_table
-from nnunet_kd.evaluation.report.tables import test_tables as comparison_tables
 from nnunet_kd.evaluation.statistics import Significance
 from nnunet_kd.evaluation.table import Evaluation
+from nnunet_kd.report.cases import choose_shown
+from nnunet_kd.report.compute import compute_numbers
+from nnunet_kd.report.headline import make_headline
+from nnunet_kd.report.methods import Roles
+from nnunet_kd.report.remarks import make_remarks
+from nnunet_kd.report.tables import accuracy_table, case_table, spread_table, structure_table
+from nnunet_kd.report.tables import test_tables as comparison_tables
 
 NAN = float("nan")
 METRICS = ("Dice", "HD95", "RVD")

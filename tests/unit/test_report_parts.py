@@ -7,19 +7,19 @@ import blosc2
 import numpy as np
 import pytest
 
-from nnunet_kd.errors import UserError
-from nnunet_kd.evaluation.report.calibration import entropy, near_foreground, reliability
-from nnunet_kd.evaluation.report.costs import Cost, collect_costs, load_benchmark, pareto_front, ratio, same_time
-from nnunet_kd.evaluation.report.formats import number, probability, significant
-from nnunet_kd.evaluation.report.methods import choose_roles, file_stems
-from nnunet_kd.evaluation.report.optimism import find_exposure
-from nnunet_kd.evaluation.report.overlays import CaseView, choose_cases, draw_case, slice_of_most_disagreement
-from nnunet_kd.evaluation.report.soft_labels import soft_label_entropy
-from nnunet_kd.evaluation.report.style import COLORS, method_styles
-from nnunet_kd.evaluation.report.volumes import Geometry, Volumes
 from nnunet_kd.evaluation.segmentations import LabelDefinition
+from nnunet_kd.report.calibration import entropy, near_foreground, reliability
+from nnunet_kd.report.costs import Cost, collect_costs, load_benchmark, pareto_front, ratio, same_time
+from nnunet_kd.report.formats import number, probability, significant
+from nnunet_kd.report.methods import choose_roles, file_stems
+from nnunet_kd.report.optimism import find_exposure
+from nnunet_kd.report.overlays import CaseView, choose_cases, draw_case, slice_of_most_disagreement
+from nnunet_kd.report.soft_labels import soft_label_entropy
+from nnunet_kd.report.style import COLORS, method_styles
+from nnunet_kd.report.volumes import Geometry, Volumes
 from nnunet_kd.softlabels.store import SoftLabelStore
-from nnunet_kd.teachers import TeacherModel
+from nnunet_kd.teachers.model import TeacherModel
+from nnunet_kd.utilities.errors import UserError
 from tests.unit.test_plan_command import DATASET_JSON, make_plans
 
 DATASET = "Dataset900_Seen"

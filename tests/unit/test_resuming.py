@@ -12,8 +12,8 @@ import torch
 from nnunetv2.run.run_training import get_trainer_from_args
 
 from nnunet_kd.cli import main
-from nnunet_kd.random_state import random_state, seed_generators, set_random_state
-from nnunet_kd.teachers import load_checkpoint_file
+from nnunet_kd.teachers.model import load_checkpoint_file
+from nnunet_kd.utilities.random_state import random_state, seed_generators, set_random_state
 from tests.unit.test_online_trainers import TEACHER, make_teacher
 from tests.unit.toy_dataset import make_toy, run_epoch, without_figures
 

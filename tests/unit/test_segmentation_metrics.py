@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from nnunet_kd.errors import UserError
 from nnunet_kd.evaluation.metrics import Label, MetricSettings, mask_metrics, segmentation_metrics
 from nnunet_kd.evaluation.surfaces import surface_elements_mm, surface_metrics, surface_voxels_mm
+from nnunet_kd.utilities.errors import UserError
 from tests.reference.segmentation_pairs import PACKAGES, TOLERANCE_MM, random_pairs
 
 DISTANCES = ("HD", "HD95", "ASSD", "MSD")

@@ -12,10 +12,10 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunet_kd.data.dataset import ImageWithSoftLabels, SoftLabelDataset
 from nnunet_kd.data.transforms import with_soft_labels
-from nnunet_kd.errors import UserError
 from nnunet_kd.softlabels.encoding import encode
-from nnunet_kd.softlabels.preprocessed import load_preprocessed
 from nnunet_kd.softlabels.store import SoftLabelStore
+from nnunet_kd.utilities.errors import UserError
+from nnunet_kd.utilities.preprocessed import load_preprocessed
 
 CLASSES = 4
 CONFIGURATIONS = {

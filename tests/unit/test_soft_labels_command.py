@@ -9,9 +9,11 @@ import pytest
 
 from nnunet_kd.cli import main
 from nnunet_kd.data.dataset import SoftLabelDataset, UnlabeledDataset
-from nnunet_kd.errors import UserError
-from nnunet_kd.softlabels.ensemble import TeachingEnsemble, load_student
 from nnunet_kd.softlabels.store import MANIFEST
+from nnunet_kd.softlabels.stores import open_store, store_folder
+from nnunet_kd.teachers.ensemble import TeachingEnsemble
+from nnunet_kd.teachers.student_data import load_student
+from nnunet_kd.utilities.errors import UserError
 from tests.unit.test_unlabeled_training import kd_block, trainer_of, write_maps
 from tests.unit.toy_dataset import blob, make_toy, write_image
 
@@ -67,7 +69,7 @@ def change_plans(toy, **configuration) -> None:
 def make_earlier(toy) -> None:
     """Turns the store into one of an earlier version, which knew nothing of preprocessing."""
     ensemble = ensemble_of(toy)
-    now = ensemble.store_folder
+    now = store_folder(ensemble)
     manifest = json.loads((now / MANIFEST).read_text())
     del manifest["identity"]["preprocessing"]
     (now / MANIFEST).write_text(json.dumps(manifest))
@@ -78,7 +80,7 @@ def make_earlier(toy) -> None:
         del array
     ensemble = ensemble_of(toy)
     ensemble.__dict__["identity"] = manifest["identity"]
-    now.parent.rename(ensemble.store_folder.parent)
+    now.parent.rename(store_folder(ensemble).parent)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +96,7 @@ def test_images_that_were_preprocessed_otherwise_get_soft_labels_of_their_own(to
     toy.preprocess(*CASES, plans="Student")
     assert "3 cases written" in run(capsys)
     ensemble = ensemble_of(toy)
-    dataset = SoftLabelDataset(ensemble.student.dataset, ensemble.open_store())
+    dataset = SoftLabelDataset(ensemble.student.dataset, open_store(ensemble))
     for case in CASES:
         image, segmentation, _, _ = dataset.load_case(case)
         patch = image[:, :, :, :]
@@ -129,7 +131,7 @@ def test_stores_of_earlier_versions_are_read_and_compared_in_shape(toy, capsys):
 def test_image_and_soft_labels_are_compared_when_a_case_is_loaded(toy, capsys):
     run(capsys)
     ensemble = ensemble_of(toy)
-    store = ensemble.open_store()
+    store = open_store(ensemble)
     change_plans(toy, spacing=[2.0, 1.0, 1.0])
     toy.preprocess(*CASES, plans="Student")
     with pytest.raises(UserError, match=r"has shape \(22, 24, 20\), the preprocessed image has \(11, 24, 20\)"):
@@ -146,7 +148,7 @@ def test_an_unlabeled_case_that_gets_a_label_is_exported_again(semi, capsys):
     splits = [{"train": ["new_1", *CASES[1:]], "val": CASES[:1]}]
     (semi.preprocessed / "splits_final.json").write_text(json.dumps(splits))
     trainer_of("Student")  # exports what does not fit any more, and logs the soft labels' Dice
-    store = ensemble_of(semi).open_store()
+    store = open_store(ensemble_of(semi))
     assert store.record("new_1")["reference_dice"][0] > 0.99
     assert "5 cases are whole" in run(capsys, "--verify")
 
@@ -173,7 +175,7 @@ def test_missing_cases_are_no_files_to_remove(toy, capsys):
 @pytest.mark.parametrize("size", [0, 100, -5])
 def test_an_empty_or_truncated_file_is_exported_again(toy, capsys, size):
     run(capsys)
-    file = ensemble_of(toy).store_folder / "case_1.b2nd"
+    file = store_folder(ensemble_of(toy)) / "case_1.b2nd"
     file.write_bytes(file.read_bytes()[:size])
     assert "case_1: " in refused(capsys, "--verify")
     assert "1 cases written" in run(capsys)
@@ -182,7 +184,7 @@ def test_an_empty_or_truncated_file_is_exported_again(toy, capsys, size):
 
 def test_verify_notices_another_cases_file_and_an_edited_manifest(toy, capsys):
     run(capsys)
-    folder = ensemble_of(toy).store_folder
+    folder = store_folder(ensemble_of(toy))
     shutil.copy(folder / "case_0.b2nd", folder / "case_1.b2nd")
     assert "case_1: holds the soft labels of case case_0" in refused(capsys, "--verify")
     assert "1 cases written" in run(capsys)
@@ -261,6 +263,6 @@ def test_a_full_disk_is_one_sentence_and_leaves_whole_cases(toy, capsys, monkeyp
         full.setattr(blosc2, "asarray", full_after_one)
         message = refused(capsys)
     assert "case_1.b2nd: cannot be written (Error while creating the NDArray); free some space" in message
-    folder = ensemble_of(toy).store_folder
+    folder = store_folder(ensemble_of(toy))
     assert sorted(f.name for f in folder.iterdir()) == ["case_0.b2nd", MANIFEST]
     assert "2 cases written" in run(capsys)

@@ -12,10 +12,10 @@ import blosc2
 import numpy as np
 import pytest
 
-from nnunet_kd.errors import UserError
 from nnunet_kd.softlabels import store as store_module
-from nnunet_kd.softlabels.preprocessed import PreprocessedImage
 from nnunet_kd.softlabels.store import MANIFEST, MISSING, SoftLabelStore
+from nnunet_kd.utilities.errors import UserError
+from nnunet_kd.utilities.preprocessed import PreprocessedImage
 
 PATCH = (8, 8, 8)
 
@@ -110,9 +110,7 @@ def test_damaged_locations_of_an_unlabeled_case_are_noticed(store):
 
 
 def test_what_a_killed_export_left_is_removed_by_the_next(store):
-    ended = (
-        "import sys, pathlib; from nnunet_kd.files import *; temporary_path(pathlib.Path(sys.argv[1]), '.b2nd').touch()"
-    )
+    ended = "import sys; from nnunet_kd.utilities.files import *; temporary_path(Path(sys.argv[1]), '.b2nd').touch()"
     subprocess.run([sys.executable, "-c", ended, str(store.folder)], check=True)
     assert len(list(store.folder.iterdir())) == 2
     assert store.cases() == []

@@ -6,9 +6,9 @@ import pytest
 import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
-from nnunet_kd.errors import UserError
 from nnunet_kd.planning.scaling import fit_to_budget, remove_stages, scale_width
 from nnunet_kd.planning.student import StudentSpec, parse_student, student_architecture
+from nnunet_kd.utilities.errors import UserError
 
 
 def make_architecture(name: str = "PlainConvUNet", dim: int = 2) -> dict:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nnunet_kd.teachers import load_checkpoint_file
+from nnunet_kd.teachers.model import load_checkpoint_file
 from tests.unit.test_online_trainers import labels, make_teacher, trainer_of
 from tests.unit.toy_dataset import make_toy, plans_of
 

@@ -12,10 +12,12 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunet_kd.cli import main
 from nnunet_kd.data.mixed_batches import mix_in, start_workers, unlabeled_share, without_last, without_workers
-from nnunet_kd.errors import UserError
-from nnunet_kd.softlabels.ensemble import TeachingEnsemble, load_student
 from nnunet_kd.softlabels.locations import from_bytes, sample_locations, to_bytes
-from nnunet_kd.teachers import TeacherModel
+from nnunet_kd.softlabels.stores import open_store
+from nnunet_kd.teachers.ensemble import TeachingEnsemble
+from nnunet_kd.teachers.model import TeacherModel
+from nnunet_kd.teachers.student_data import load_student
+from nnunet_kd.utilities.errors import UserError
 from tests.unit.toy_dataset import blob, make_toy
 
 SCHEDULE = {"num_epochs": 2, "iterations_per_epoch": 2, "val_iterations_per_epoch": 1, "seed": 7}
@@ -81,7 +83,7 @@ def test_softlabels_covers_unlabeled_cases_and_knows_their_foreground(semi, caps
     main(["softlabels", "-d", "900", "-p", "Semi", "--verify"])
     assert "6 cases are whole" in capsys.readouterr().out
     kd, space = load_student(semi.preprocessed / "Semi.json", "3d_fullres", semi.raw)
-    store = TeachingEnsemble.resolve(kd, space, semi.results, None).open_store()
+    store = open_store(TeachingEnsemble.resolve(kd, space, semi.results, None))
     segmentation = blob((20, 24, 18), 100)[1]
     locations = store.locations("new_1")
     assert sorted(locations) == [1, 2]

@@ -4,12 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from nnunet_kd.trainers.base import nnUNetTrainerKDBase
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_kd.config import KDConfig
-from nnunet_kd.environment import limit_threads
-from nnunet_kd.schema import from_dict
+from nnunet_kd.trainers.base import nnUNetTrainerKDBase
+from nnunet_kd.utilities.environment import limit_threads
+from nnunet_kd.utilities.schema import from_dict
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_kd.config import Distillation, KLTerm, SoftCETerm, SoftDiceTerm, Term
 from nnunet_kd.losses import DistillationLoss, voxel_weights
+from nnunet_kd.losses.settings import Distillation, KLTerm, SoftCETerm, SoftDiceTerm
+from nnunet_kd.losses.term import Term
 
 KINDS = ["confidence", "entropy"]
 

@@ -1,0 +1,1 @@
+"""Trained models: finding, checking and loading them, and who teaches what."""

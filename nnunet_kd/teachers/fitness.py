@@ -1,0 +1,114 @@
+"""What a teacher was trained on, compared with the student's data: labels, channels, preprocessing."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+from nnunet_kd.teachers.model import TeacherModel
+from nnunet_kd.teachers.student_data import StudentSpace
+from nnunet_kd.utilities.errors import UserError
+from nnunet_kd.utilities.orientation import check_readers
+
+
+def reader_of(plans: PlansManager) -> str:
+    """Class name of the reader of images that the plans name."""
+    return str(plans.plans["image_reader_writer"])
+
+
+def preprocessing_differences(student: StudentSpace, teacher: TeacherModel) -> list[str]:
+    """What makes the teacher's preprocessed images others than the student's; empty: it reads the student's images."""
+    mine = preprocessing_of(student.plans_manager, student.configuration_manager, student.dataset_json)
+    theirs = preprocessing_of(teacher.plans_manager, teacher.configuration_manager, teacher.dataset_json)
+    return [key for key, value in mine.items() if theirs[key] != value]
+
+
+def preprocessing_of(plans: PlansManager, configuration: ConfigurationManager, dataset_json: Mapping[str, Any]) -> dict:
+    """Everything that decides what preprocessed images look like."""
+    keys = (
+        "preprocessor_name",
+        "spacing",
+        "normalization_schemes",
+        "use_mask_for_norm",
+        "resampling_fn_data",
+        "resampling_fn_data_kwargs",
+    )
+    return {
+        **{k: configuration.configuration[k] for k in keys},
+        "transpose_forward": plans.transpose_forward,
+        "image_reader_writer": reader_of(plans),
+        "intensities": plans.foreground_intensity_properties_per_channel
+        if "CTNormalization" in configuration.normalization_schemes
+        else None,
+        "channels": len(channel_names(dataset_json)),
+    }
+
+
+def check_teacher(student: StudentSpace, teacher: TeacherModel) -> None:
+    """Refuses a teacher whose outputs mean something else, or lie where nobody knows.
+
+    Raises:
+        UserError: names what differs.
+    """
+    mine, theirs = (_labels(d) for d in (student.dataset_json, teacher.dataset_json))
+    if mine != theirs:
+        raise UserError(
+            f"teacher {teacher.folder}: predicts the labels {theirs[0]}, the student's data set has {mine[0]}; "
+            "teachers need the same labels in the same order."
+        )
+    channels, others = (channel_names(d) for d in (student.dataset_json, teacher.dataset_json))
+    if [c.casefold() for c in channels] != [c.casefold() for c in others]:
+        raise UserError(
+            f"teacher {teacher.folder}: takes the image channels {', '.join(others)}, the student's data set has "
+            f"{', '.join(channels)}; teachers need the same channels in the same order, by the same names in "
+            "dataset.json."
+        )
+    check_readers(reader_of(student.plans_manager), reader_of(teacher.plans_manager), f"teacher {teacher.folder}")
+
+
+def _labels(dataset_json: Mapping[str, Any]) -> tuple[Any, Any]:
+    """What a network's outputs mean: labels are ordered by their values, regions as they are listed."""
+    labels, order = dataset_json["labels"], dataset_json.get("regions_class_order")
+    return (labels if order is None else list(labels.items())), order
+
+
+def channel_names(dataset_json: Mapping[str, Any]) -> list[str]:
+    """Names of the image channels of a ``dataset.json``, in order; ``modality`` is the word of nnU-Net v1."""
+    names = dataset_json.get("channel_names", dataset_json.get("modality", {}))
+    numbers = sorted(names, key=int) if all(n.isdecimal() for n in names) else names  # others count as they are listed
+    return [str(names[number]) for number in numbers]
+
+
+def check_same_input(student: StudentSpace, teacher: TeacherModel) -> None:
+    """Refuses a teacher that would see the student's patches as something else than what it was trained on.
+
+    Labels are compared where the teachers are found; the size of the patch may differ, see :func:`patch_note`.
+
+    Raises:
+        UserError: names what differs.
+    """
+    differences = preprocessing_differences(student, teacher)
+    if input_channels(student) != input_channels(teacher):
+        differences.append("input channels of the network")
+    if differences:
+        raise UserError(
+            f"teacher {teacher.folder}: was trained on images with other preprocessing than the student's "
+            f"({', '.join(differences)}), so it cannot run on the student's patches; store its soft labels instead "
+            "(nnUNetTrainerKDEnsemble, or kd.multi_teacher.source stored) or plan the student from the teacher's plans."
+        )
+
+
+def patch_note(student: StudentSpace, teacher: TeacherModel) -> str | None:
+    """A sentence for the log when a teacher was trained on patches of another size; None when not."""
+    mine, theirs = student.configuration_manager.patch_size, teacher.configuration_manager.patch_size
+    if list(mine) == list(theirs):
+        return None
+    return (
+        f"WARNING: teacher {teacher.folder.name} was trained on patches of {list(theirs)} voxels and sees {list(mine)} "
+        "here: with less context than it knows it may teach worse than its own validation says."
+    )
+
+
+def input_channels(space: StudentSpace | TeacherModel) -> int:
+    """Number of channels that a network of these data takes; in cascades, with those of the previous stage."""
+    return determine_num_input_channels(space.plans_manager, space.configuration_manager, space.dataset_json)

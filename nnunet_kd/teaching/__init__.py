@@ -1,0 +1,1 @@
+"""Where the teaching of a batch comes from."""
