@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_kd.teachers.model import TeacherModel
