@@ -42,10 +42,10 @@ def measure_command(
                 _show(file, images)
         for number, model in enumerate(competitor.models):
             output = Path(scratch, f"output_{number}")
-            trainer, plans, configuration = model.folder.name.split("__")
             command = (
-                *(find_program(PROGRAM), "-d", model.folder.parent.name, "-c", configuration, "-tr", trainer),
-                *("-p", plans, "-f", *map(str, model.folds), "-chk", model.checkpoint, "-i", str(images)),
+                *(find_program(PROGRAM), "-d", model.folder.parent.name, "-c", model.configuration),
+                *("-tr", model.trainer_name, "-p", model.plans_name, "-f", *map(str, model.folds)),
+                *("-chk", model.checkpoint, "-i", str(images)),
                 *("-o", str(output), "-device", conditions.device.type),
                 *("-npp", str(conditions.preprocessing_processes), "-nps", str(conditions.export_processes)),
                 *(() if competitor.mirroring else ("--disable_tta",)),

@@ -16,7 +16,7 @@ from nnunet_kd.inheritance.reconstruct import Batch, reconstruct
 from nnunet_kd.losses.soft_labels import SoftCrossEntropy, SoftDiceLoss
 from nnunet_kd.teachers.fitness import check_same_input, check_teacher
 from nnunet_kd.teachers.loading import load_network, load_trained
-from nnunet_kd.teachers.model import TeacherModel, find_teachers, split_folds
+from nnunet_kd.teachers.model import TeacherModel, find_teacher, split_folds
 from nnunet_kd.teachers.student_data import StudentSpace
 from nnunet_kd.utilities.errors import UserError
 
@@ -70,7 +70,7 @@ def named_member(text: str, dataset_results: Path) -> Member:
         UserError: when there is no such finished training.
     """
     folder, folds = split_folds(text, "kd.student.inherit_from:")
-    return best_member(find_teachers([Teacher(folder=folder, folds=folds)], dataset_results, ""))
+    return best_member([find_teacher(Teacher(folder, folds), dataset_results)])
 
 
 def copy_member(network: nn.Module, member: Member) -> None:

@@ -9,7 +9,7 @@ from nnunetv2.paths import nnUNet_preprocessed
 from nnunet_kd.config import KDConfig
 from nnunet_kd.evaluation.table import case_name
 from nnunet_kd.inheritance.start import named_member
-from nnunet_kd.teachers.model import TeacherModel, find_teachers
+from nnunet_kd.teachers.model import TeacherModel, find_teachers, keep_folds
 from nnunet_kd.utilities.errors import UserError
 from nnunet_kd.utilities.files import check_component, load_json_file
 from nnunet_kd.utilities.nnunet_files import read_splits
@@ -126,29 +126,27 @@ def _from_validations(folder: Path, fold: int | str) -> set[str] | None:
     return set().union(*(validated(name) for name in others)) or None
 
 
-def _teachers(model: TeacherModel) -> list[TeacherModel]:
+def _teachers(model: TeacherModel) -> tuple[TeacherModel, ...]:
     """The teachers of a model, as its own plans name them; none when it was not distilled."""
-    trainer, _, configuration = model.folder.name.split("__")
+    trainer = model.trainer_name
     if not trainer.startswith("nnUNetTrainerKD") or trainer == _WITHOUT_TEACHERS:
-        return []
+        return ()
     plans = model.plans_manager.plans
     kd = KDConfig.from_plans(plans)
     # The undistilled twin shares the student's plans, but has no teachers unless it inherits from one.
     if trainer == _TWIN and (kd.student.twin_start == "random" or kd.student.start == "random"):
-        return []
+        return ()
     if kd.ensemble.from_folder is not None:
         raise UserError(f"its soft labels are probability maps from {kd.ensemble.from_folder}")
-    default = f"{kd.default_teacher}__{kd.base_plans or plans.get('plans_name')}__{configuration}"
-    teachers = find_teachers(kd.teachers, model.folder.parent, default)
-    inherited = []
+    teachers = find_teachers(kd, plans["plans_name"], model.configuration, model.folder.parent)
+    inherited: tuple[TeacherModel, ...] = ()
     if kd.student.start == "inherit" and kd.student.inherit_from:
         member = named_member(kd.student.inherit_from, model.folder.parent)
-        inherited = [member.model.with_folds([member.fold])]
+        inherited = (member.model.with_folds([member.fold]),)
     if kd.ensemble.membership != "same_fold":
         return teachers + inherited
     mine = [training_cases(model.folder, [f]) for f in model.folds]
-    kept = (t.with_folds([f for f in t.folds if training_cases(t.folder, [f]) in mine]) for t in teachers)
-    return [t for t in kept if t.folds] + inherited
+    return keep_folds(teachers, lambda t, f: training_cases(t.folder, [f]) in mine) + inherited
 
 
 def _count(seen: Sequence[str], total: int) -> str:
