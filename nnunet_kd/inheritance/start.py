@@ -57,7 +57,7 @@ def best_member(models: Sequence[TeacherModel]) -> Member:
     for model in models:
         for fold in model.folds:
             summary = model.validation_summary(fold)
-            members.append(Member(model, fold, None if summary is None else summary["foreground_mean"]["Dice"]))
+            members.append(Member(model, fold, None if summary is None else summary.dice))
     if not members:
         raise UserError("kd.teachers: there is no teacher to start from.")
     return max(members, key=lambda m: -1.0 if m.dice is None else m.dice)

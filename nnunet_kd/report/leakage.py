@@ -1,26 +1,22 @@
-"""Did a model, or the teachers of a student, train on the evaluated cases? Then its results are too good."""
+"""Leakage: did a model, or the teachers of a student, train on the evaluated cases? Then its results are too good."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunet_kd.config import KDConfig
-from nnunet_kd.evaluation.table import case_name
 from nnunet_kd.inheritance.start import named_member
-from nnunet_kd.teachers.model import TeacherModel, find_teachers, keep_folds
+from nnunet_kd.teachers.ensemble import TeachingEnsemble
+from nnunet_kd.teachers.model import TeacherModel
+from nnunet_kd.teachers.student_data import StudentSpace
 from nnunet_kd.utilities.errors import UserError
-from nnunet_kd.utilities.files import check_component, load_json_file
-from nnunet_kd.utilities.nnunet_files import read_splits
-
-# Cross teaching's teachers are trained beside the student, on the same cases.
-_WITHOUT_TEACHERS = "nnUNetTrainerKDCrossTeaching"
-_TWIN = "nnUNetTrainerKDTeacher"
 
 
 @dataclass(frozen=True)
-class Exposure:
+class Leakage:
     """What is known of a model and the evaluated cases.
 
     Attributes:
@@ -37,23 +33,23 @@ class Exposure:
 
     def sentences(self, total: int) -> list[str]:
         """Warnings for a reader; none when all was checked and nothing was seen."""
-        said = []
+        sentences = []
         if self.trained_on:
-            said.append(
-                f"Optimistic: {self.method} trained on {_count(self.trained_on, total)}; what is measured on them is "
+            sentences.append(
+                f"Leakage: {self.method} trained on {_count(self.trained_on, total)}; what is measured on them is "
                 "memory as well as skill."
             )
         if self.taught_by:
-            said.append(
-                f"Optimistic: teachers of {self.method} trained on {_count(self.taught_by, total)}; what they know of "
+            sentences.append(
+                f"Leakage: teachers of {self.method} trained on {_count(self.taught_by, total)}; what they know of "
                 "them may have reached the student through the soft labels."
             )
         if self.unknown:
-            said.append(f"Not checked whether {self.method} has seen the evaluated cases: {self.unknown}")
-        return said
+            sentences.append(f"Not checked whether {self.method} has seen the evaluated cases: {self.unknown}")
+        return sentences
 
 
-def find_exposure(method: str, models: Sequence[TeacherModel], cases: Sequence[str]) -> Exposure:
+def find_leakage(method: str, models: Sequence[TeacherModel], cases: Sequence[str]) -> Leakage:
     """Compares the names of the evaluated cases with those that a method's models and their teachers trained on.
 
     Args:
@@ -66,7 +62,7 @@ def find_exposure(method: str, models: Sequence[TeacherModel], cases: Sequence[s
     taught: set[str] = set()
 
     def add(to: set[str], model: TeacherModel, role: str) -> None:
-        seen = training_cases(model.folder, model.folds)
+        seen = training_cases(model)
         if seen is None:
             unknown.append(f"the training cases of its {role} {model.folder.name} are not on this machine.")
         to |= seen or set()
@@ -80,73 +76,72 @@ def find_exposure(method: str, models: Sequence[TeacherModel], cases: Sequence[s
             unknown.append(f"its teachers were not found ({str(err).rstrip('.')}).")
     trained_on = tuple(c for c in cases if c in own)
     taught_by = tuple(c for c in cases if c in taught and c not in trained_on)
-    return Exposure(method, trained_on, taught_by, " ".join(dict.fromkeys(unknown)))
+    return Leakage(method, trained_on, taught_by, " ".join(dict.fromkeys(unknown)))
 
 
-def training_cases(folder: Path, folds: Sequence[int | str]) -> set[str] | None:
+def training_cases(model: TeacherModel) -> set[str] | None:
     """Cases that any of the folds of a model trained on, or None where nothing says so.
 
-    nnU-Net's ``splits_final.json`` and the data set's list of references know it. Without the preprocessed data, what
-    the other folds of the folder have validated is what these trained on; fold ``all`` validates on its training cases.
+    The preprocessed data and their splits know it. Without them, what the other folds of the folder have validated is
+    what these trained on; fold ``all`` validates on its training cases.
     """
+    ensemble = TeachingEnsemble(KDConfig(), _space(model), (model,), None)
     seen: set[str] = set()
-    for fold in folds:
-        cases = _from_splits(folder, fold)
-        if cases is None:
-            cases = _from_validations(folder, fold)
-        if cases is None:
-            return None
-        seen |= cases
+    for fold in model.folds:
+        try:
+            seen |= ensemble.training_cases(model.plans_manager.dataset_name, fold)
+        except UserError:
+            cases = _from_validations(model, fold)
+            if not cases:
+                return None
+            seen |= cases
     return seen
 
 
-def _from_splits(folder: Path, fold: int | str) -> set[str] | None:
-    if not nnUNet_preprocessed.is_set():
-        return None
-    dataset_name = load_json_file(folder / "plans.json").get("dataset_name")
-    check_component(dataset_name, f"{folder / 'plans.json'}: dataset_name")
-    preprocessed = Path(nnUNet_preprocessed) / str(dataset_name)
-    if str(fold) == "all":
-        references = preprocessed / "gt_segmentations"
-        return {case_name(f.name) for f in references.iterdir() if f.is_file()} if references.is_dir() else None
-    splits = read_splits(preprocessed / "splits_final.json")
-    return set(splits[int(fold)]["train"]) if int(fold) < len(splits) else None
+def _from_validations(model: TeacherModel, fold: int | str) -> set[str]:
+    ending = model.dataset_json["file_ending"]
+    folders = [f.name for f in model.folder.glob("fold_[0-9]*") if f.name != f"fold_{fold}"]
+    if fold == "all":
+        folders = ["fold_all"]
+    files = (file for name in folders for file in (model.folder / name / "validation").glob(f"*{ending}"))
+    return {file.name.removesuffix(ending) for file in files}
 
 
-def _from_validations(folder: Path, fold: int | str) -> set[str] | None:
-    ending = load_json_file(folder / "dataset.json").get("file_ending", ".nii.gz")
-    check_component(ending, f"{folder / 'dataset.json'}: file_ending")
-
-    def validated(name: str) -> set[str]:
-        return {f.name.removesuffix(ending) for f in (folder / name / "validation").glob(f"*{ending}")}
-
-    if str(fold) == "all":
-        return validated("fold_all") or None
-    others = [f.name for f in folder.glob("fold_[0-9]*") if f.name != f"fold_{fold}"]
-    return set().union(*(validated(name) for name in others)) or None
+def _space(model: TeacherModel) -> StudentSpace:
+    """The data that a model was trained with; where they are not known, its own folder, which holds none."""
+    name = model.plans_manager.dataset_name
+    preprocessed = Path(nnUNet_preprocessed) / name if nnUNet_preprocessed.is_set() else model.folder
+    return StudentSpace(model.plans_manager, model.configuration, model.dataset_json, preprocessed, None)
 
 
-def _teachers(model: TeacherModel) -> tuple[TeacherModel, ...]:
+def _teachers(model: TeacherModel) -> list[TeacherModel]:
     """The teachers of a model, as its own plans name them; none when it was not distilled."""
-    trainer = model.trainer_name
-    if not trainer.startswith("nnUNetTrainerKD") or trainer == _WITHOUT_TEACHERS:
-        return ()
-    plans = model.plans_manager.plans
-    kd = KDConfig.from_plans(plans)
-    # The undistilled twin shares the student's plans, but has no teachers unless it inherits from one.
-    if trainer == _TWIN and (kd.student.twin_start == "random" or kd.student.start == "random"):
-        return ()
+    kd = KDConfig.from_plans(model.plans_manager.plans)
+    if not _was_taught(model, kd):
+        return []
     if kd.ensemble.from_folder is not None:
         raise UserError(f"its soft labels are probability maps from {kd.ensemble.from_folder}")
-    teachers = find_teachers(kd, plans["plans_name"], model.configuration, model.folder.parent)
-    inherited: tuple[TeacherModel, ...] = ()
+    results = model.folder.parent
+    folds = model.folds if kd.ensemble.membership == "same_fold" else (None,)
+    teachers = [m for f in folds for m in TeachingEnsemble.resolve(kd, _space(model), results, f).models]
     if kd.student.start == "inherit" and kd.student.inherit_from:
-        member = named_member(kd.student.inherit_from, model.folder.parent)
-        inherited = (member.model.with_folds([member.fold]),)
-    if kd.ensemble.membership != "same_fold":
-        return teachers + inherited
-    mine = [training_cases(model.folder, [f]) for f in model.folds]
-    return keep_folds(teachers, lambda t, f: training_cases(t.folder, [f]) in mine) + inherited
+        member = named_member(kd.student.inherit_from, results)
+        teachers.append(member.model.with_folds([member.fold]))
+    return teachers
+
+
+def _was_taught(model: TeacherModel, kd: KDConfig) -> bool:
+    """Whether a model learned, or inherited, from teachers.
+
+    The undistilled twin shares the student's plans; it has teachers only when it inherits from one.
+    """
+    try:
+        trainer = recursive_find_trainer_class_by_name(model.trainer_name)
+    except Exception:  # of a package that is not installed; nnU-Net imports whatever is in nnUNet_extTrainer
+        return False
+    starts_from_teacher = getattr(trainer, "starts_from_teacher", None)  # of this package's trainers
+    twin_inherits = kd.student.twin_start == "same" and kd.student.start != "random"
+    return starts_from_teacher is not None and (starts_from_teacher or twin_inherits)
 
 
 def _count(seen: Sequence[str], total: int) -> str:

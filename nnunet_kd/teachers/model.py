@@ -12,9 +12,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunet_kd.config import KDConfig, Teacher
 from nnunet_kd.utilities.errors import UserError
-from nnunet_kd.utilities.files import check_component, file_sha256, load_json_file
+from nnunet_kd.utilities.files import check_component, file_sha256
 from nnunet_kd.utilities.nnunet_files import read_dataset_json, read_plans
 from nnunet_kd.utilities.safe_files import load_torch_file
+from nnunet_kd.utilities.summaries import Summary, load_summary, validation_file
 
 
 class NotTrainedError(UserError):
@@ -95,10 +96,14 @@ class TeacherModel:
         """SHA-256 of a fold's checkpoint, hexadecimal."""
         return file_sha256(self.checkpoint_file(fold))
 
-    def validation_summary(self, fold: int | str) -> dict[str, Any] | None:
-        """``validation/summary.json`` of a fold, or None where nnU-Net did not validate it."""
-        file = self.folder / f"fold_{fold}" / "validation" / "summary.json"
-        return load_json_file(file) if file.is_file() else None
+    def validation_summary(self, fold: int | str) -> Summary | None:
+        """What a fold reached on its validation cases, or None where nnU-Net did not validate it.
+
+        Raises:
+            UserError: when its ``summary.json`` is none.
+        """
+        file = validation_file(self.folder, fold)
+        return load_summary(file) if file.is_file() else None
 
     def with_folds(self, keep: Sequence[int | str]) -> "TeacherModel":
         """The same model with only those of its folds that are in ``keep``."""
