@@ -43,7 +43,8 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         subparser = subparsers.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         if name in argv[:1]:
             module = importlib.import_module(f"nnunet_kd.commands.{name.replace('-', '_')}")
-            module.add_arguments(subparser)
+            with exit_on_user_error():  # help may name what users keep in files of their own
+                module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)
     return parser
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnunet_kd.commands.options import add_device
+from nnunet_kd.networks.family import family_names
 
 if TYPE_CHECKING:
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -44,10 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--student",
         metavar="SPEC",
-        help="network: same (default), or one of use-net, mobile-use-net, noothout-unet, noothout-resnet, dilated, "
-        "enet, espnet, mobilenetv2, resnet18, ra-unet, pspnet, deeplabv3plus, unetplusplus, resnext101, fcn-resnet101, "
-        "external; and changes of it, or of the base plans' network: width=0.25, depth=-1 (a stage less), blocks=0.5, "
-        "decoder=1, params=500k (budget); joined by commas",
+        help=f"network: same (default), or one of {', '.join(family_names())}; and changes of it, or of the base "
+        "plans' network: width=0.25, depth=-1 (a stage less), blocks=0.5, decoder=1, params=500k (budget); joined by "
+        "commas",
     )
     add(
         "--student-arg",
