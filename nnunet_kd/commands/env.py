@@ -4,6 +4,8 @@ import argparse
 import os
 from pathlib import Path
 
+from nnunet_kd.utilities.extensions import VARIABLE, extension_folders
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """No arguments."""
@@ -17,6 +19,14 @@ def discovery_setting(current: str) -> str:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints the setting in the shell's syntax."""
-    value = discovery_setting(os.environ.get("nnUNet_extTrainer", ""))
-    print(f'set "nnUNet_extTrainer={value}"' if os.name == "nt" else f"export nnUNet_extTrainer='{value}'")
+    """Prints the settings in the shell's syntax: that of the trainers, and of the user's own folders where it is set.
+
+    Raises:
+        UserError: when one of the latter is no folder.
+    """
+    extension_folders("trainers")
+    settings = {"nnUNet_extTrainer": discovery_setting(os.environ.get("nnUNet_extTrainer", ""))}
+    if extensions := os.environ.get(VARIABLE):
+        settings[VARIABLE] = extensions
+    for name, value in settings.items():
+        print(f'set "{name}={value}"' if os.name == "nt" else f"export {name}='{value}'")

@@ -1,6 +1,5 @@
 """The ``"kd"`` block of new plans, from a recipe (a preset in ``nnunet_kd.plans``) and a user's options."""
 
-import json
 import re
 from collections.abc import Sequence
 from copy import deepcopy
@@ -13,6 +12,8 @@ from nnunet_kd.config import KDConfig, Teacher
 from nnunet_kd.planning.student import StudentSpec, parse_student
 from nnunet_kd.teachers.model import split_folds
 from nnunet_kd.utilities.errors import UserError
+from nnunet_kd.utilities.extensions import extension_folders
+from nnunet_kd.utilities.files import load_json_file
 from nnunet_kd.utilities.schema import apply_settings, from_dict, to_dict
 
 
@@ -28,20 +29,29 @@ class Recipe:
 
 def recipe_names() -> list[str]:
     """Names that ``--recipe`` accepts, sorted."""
-    files = resources.files("nnunet_kd.plans").iterdir()
-    return sorted(f.name.removesuffix(".json") for f in files if f.name.endswith(".json"))
+    return sorted(_files())
+
+
+def _files() -> dict[str, Path]:
+    """Files of the recipes by name: those of the package, then the user's, which may replace them."""
+    folders = [Path(str(resources.files("nnunet_kd.plans"))), *extension_folders("plans")]
+    return {file.stem: file for folder in folders for file in folder.glob("*.json")}
 
 
 def load_recipe(name: str) -> Recipe:
-    """Reads a recipe that comes with the package.
+    """Reads a recipe of the package or of a user's folder.
 
     Raises:
-        UserError: for a name that is none, with those that are.
+        UserError: for a name that is none, with those that are, and for a file that is no recipe.
     """
-    if name not in recipe_names():
-        raise UserError(f"--recipe {name}: no such recipe; there are {', '.join(recipe_names())}.")
-    content = json.loads(resources.files("nnunet_kd.plans").joinpath(f"{name}.json").read_text(encoding="utf-8"))
-    return Recipe(name, content["source"], content["kd"], tuple(content["notes"]))
+    files = _files()
+    if name not in files:
+        raise UserError(f"--recipe {name}: no such recipe; there are {', '.join(sorted(files))}.")
+    content = load_json_file(files[name])
+    source, kd, notes = (content.get(key) for key in ("source", "kd", "notes"))
+    if not (isinstance(source, str) and isinstance(kd, dict) and isinstance(notes, list)):
+        raise UserError(f"{files[name]}: a recipe has 'source' (text), 'kd' (an object) and 'notes' (a list of texts).")
+    return Recipe(name, source, kd, tuple(map(str, notes)))
 
 
 def parse_teacher(text: str, dataset_results: Path) -> Teacher:
