@@ -28,10 +28,7 @@ def gradients(args: argparse.Namespace, plans: dict[str, Any]) -> None:
     for step in range(args.steps + 1):
         batch = next(trainer.dataloader_train)
         if step % args.every == 0:
-            with trainer.autocast():
-                output = trainer.run_network(batch["data"])
-            output = [o.float() for o in output] if isinstance(output, list) else output.float()
-            _, terms = trainer.compute_loss(output, batch["target"], batch["data"])
+            _, terms = trainer.training_losses(batch["data"], batch["target"])
             terms = {name: term for name, term in terms.items() if term.requires_grad}
             if step == 0:
                 print("| step |", " | ".join(terms), "|")

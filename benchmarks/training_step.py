@@ -22,7 +22,6 @@ from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunet_kd.config import KDConfig
-from nnunet_kd.losses.term import active_feature_terms
 from nnunet_kd.teachers.model import find_teachers
 from nnunet_kd.utilities.environment import dataset_paths
 
@@ -32,7 +31,7 @@ NO_FEATURES = {"importance": {"weight": 0}, "region_affinity": {"weight": 0}}
 def variants(plans: dict[str, Any], configuration: str, results, online: list[int]) -> dict[str, tuple[str, dict]]:
     """Name -> (trainer, changed ``"kd"`` block)."""
     kd = KDConfig.from_plans(plans)
-    models = find_teachers(kd, plans["plans_name"], configuration, results)
+    models = find_teachers(kd.teachers, results, f"{kd.default_teacher}__{kd.base_plans}__{configuration}")
     networks = [{"folder": str(m.folder), "folds": [f], "checkpoint": m.checkpoint} for m in models for f in m.folds]
     off = {"features": {**plans["kd"].get("features", {}), **NO_FEATURES}}
     result: dict[str, tuple[str, dict]] = {
@@ -46,7 +45,7 @@ def variants(plans: dict[str, Any], configuration: str, results, online: list[in
             result[f"{n} stored, weighted"] = ("nnUNetTrainerKDMultiTeacher", {**teachers, **stored, **off})
         weighted = {"multi_teacher": {"weights": "inverse"}}
         result[f"{n} in memory, predictions"] = ("nnUNetTrainerKDMultiTeacher", {**teachers, **weighted, **off})
-        if active_feature_terms(kd.features):
+        if kd.features.active():
             result[f"{n} in memory, predictions and features"] = (
                 "nnUNetTrainerKDMultiTeacher",
                 {**teachers, **weighted},

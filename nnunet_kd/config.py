@@ -9,12 +9,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from nnunet_kd.losses.cross_teaching_settings import CrossTeaching
-from nnunet_kd.losses.settings import Distillation, HardLoss
-from nnunet_kd.losses.term import Features, active_feature_terms
+from nnunet_kd.losses.distillation import DistillationSettings
+from nnunet_kd.losses.feature_distillation import FeatureSettings
+from nnunet_kd.losses.feature_term import FEATURE_TERMS
+from nnunet_kd.losses.hard_loss import HardLoss
+from nnunet_kd.losses.peer_term import PEER_TERMS
+from nnunet_kd.losses.peers import CrossTeachingSettings
+from nnunet_kd.losses.soft_labels import SOFT_LABEL_TERMS
 from nnunet_kd.utilities.errors import UserError
+from nnunet_kd.utilities.extensions import room_modules
 from nnunet_kd.utilities.files import check_component
 from nnunet_kd.utilities.schema import block, from_dict, number, value
+
+room_modules("losses")  # every term registers itself; these blocks have a key for each
+Distillation = SOFT_LABEL_TERMS.settings(DistillationSettings, "Distillation", __name__)
+Features = FEATURE_TERMS.settings(FeatureSettings, "Features", __name__)
+CrossTeaching = PEER_TERMS.settings(CrossTeachingSettings, "CrossTeaching", __name__)
 
 
 @dataclass(frozen=True)
@@ -230,12 +240,7 @@ class MultiTeacher:
 class Student:
     """The network that is distilled."""
 
-    trainer: Literal[
-        "nnUNetTrainerKDEnsemble",
-        "nnUNetTrainerKDFeature",
-        "nnUNetTrainerKDMultiTeacher",
-        "nnUNetTrainerKDCrossTeaching",
-    ] = value(
+    trainer: str = value(
         "nnUNetTrainerKDEnsemble", "trainer in the commands that nnUNetv2_kd plan prints; any may be given to -tr"
     )
     architecture: str = value("same", "how the plans' network was derived from the base plans; for the record")
@@ -285,13 +290,13 @@ class KDConfig:
     default_teacher: str = value("nnUNetTrainer", "trainer of the teachers that an empty list stands for")
     ensemble: Ensemble = block(Ensemble, "how teachers predict and are combined")
     store: Store = block(Store, "soft labels on disk")
-    distillation: Distillation = block(
+    distillation: DistillationSettings = block(
         Distillation, "terms between the student's output and the teachers' probabilities"
     )
-    features: Features = block(Features, "terms between features of student and teacher")
+    features: FeatureSettings = block(Features, "terms between features of student and teacher")
     multi_teacher: MultiTeacher = block(MultiTeacher, "how several teachers are weighed")
     unlabeled: Unlabeled = block(Unlabeled, "unlabeled cases in the training of a student")
-    cross_teaching: CrossTeaching = block(CrossTeaching, "networks that are trained together")
+    cross_teaching: CrossTeachingSettings = block(CrossTeaching, "networks that are trained together")
     student: Student = block(Student, "the network that is distilled")
 
     def check(self, path: str) -> None:
@@ -301,11 +306,12 @@ class KDConfig:
             UserError: says which key cannot be, or which contradict each other.
         """
         check_component(self.default_teacher, f"{path}.default_teacher")
+        check_component(self.student.trainer, f"{path}.student.trainer")
         if self.base_plans is not None:
             check_component(self.base_plans, f"{path}.base_plans")
         for name in self.cross_teaching.teachers:
             check_component(name, f"{path}.cross_teaching.teachers")
-        if self.multi_teacher.source == "stored" and (active := active_feature_terms(self.features)):
+        if self.multi_teacher.source == "stored" and (active := self.features.active()):
             weights = " and ".join(f"features.{name}.weight" for name in active)
             raise UserError(
                 f"{path}.multi_teacher.source: stored soft labels have no features; set {weights} to 0, or the source "

@@ -23,7 +23,8 @@ from nnunet_kd.networks.base import has_lower_outputs
 from nnunet_kd.teachers.ensemble import TeachingEnsemble
 from nnunet_kd.teachers.model import load_checkpoint_file
 from nnunet_kd.teachers.student_data import StudentSpace
-from nnunet_kd.teaching.peers import freeze_side_outputs
+from nnunet_kd.teaching.peer import freeze_side_outputs
+from nnunet_kd.teaching.source import in_float32
 from nnunet_kd.utilities.averaging import AveragedWeights
 from nnunet_kd.utilities.environment import limit_threads
 from nnunet_kd.utilities.errors import UserError, exit_on_user_error
@@ -39,8 +40,6 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
     """nnU-Net's trainer with schedule, optimizer, seed, precision and hard-label loss from the plans."""
 
     kd: KDConfig
-    starts_from_teacher = False
-    unlabeled_per_batch = 0  # the last cases of a batch
     average: AveragedWeights | None = None
     _initial_weights: tuple[float, ...] = ()
     _has_trained = False
@@ -52,9 +51,9 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
             plans = self.plans_manager.plans
             check_plans(plans, f"plans {plans.get('plans_name')}", self.configuration_name)
             self.kd = KDConfig.from_plans(plans)
+            if not (self.uses_lower_outputs() and has_lower_outputs(self.configuration_manager.pool_op_kernel_sizes)):
+                self.enable_deep_supervision = False
             self.check_configuration()
-        if not (self.uses_lower_outputs() and has_lower_outputs(self.configuration_manager.pool_op_kernel_sizes)):
-            self.enable_deep_supervision = False
         limit_threads(self.device)
         schedule = self.kd.schedule
         self.num_epochs = schedule.num_epochs
@@ -127,8 +126,7 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
         """Gives the student its initial weights, then starts as nnU-Net does."""
         if not self.was_initialized:
             self.initialize()
-        twin_inherits = self.is_student and self.kd.student.twin_start == "same"
-        if (self.starts_from_teacher or twin_inherits) and self.current_epoch == 0:
+        if self.starts_from_teacher() and self.current_epoch == 0:
             with exit_on_user_error():
                 self.start_student()
         if self.kd.student.ema > 0:
@@ -137,6 +135,10 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
                 self.average.resume(self._resumed[AVERAGE])
         super().on_train_start()
         self._has_trained = True
+
+    def starts_from_teacher(self) -> bool:
+        """Whether ``kd.student.start`` counts: of a student's twin it does where the plans say so."""
+        return self.is_student and self.kd.student.twin_start == "same"
 
     def start_student(self) -> None:
         """Initial weights as ``kd.student.start`` says; those of ``-pretrained_weights`` stay."""
@@ -279,10 +281,7 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
         optimizers = self.optimizers()
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
-        with self.autocast():
-            output = self.run_network(data[:, : self.num_input_channels])
-        output = [o.float() for o in output] if isinstance(output, list | tuple) else output.float()
-        loss, terms = self.compute_loss(output, target, data)
+        loss, terms = self.training_losses(data, target)
 
         scaler = self.grad_scaler
         (loss if scaler is None else scaler.scale(loss)).backward()
@@ -308,27 +307,26 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
         if not self.kd.augmentation.mixes:
             return data, target
         mixing = gather(draw_mixing(self.kd.augmentation, data.ndim - 2))[0]
-        return (data, target) if mixing is None else mix(mixing, data, target, self.unlabeled_per_batch)
+        return (data, target) if mixing is None else mix(mixing, data, target, self.unlabeled_per_batch())
+
+    def unlabeled_per_batch(self) -> int:
+        """Unlabeled cases of a batch, its last ones."""
+        return 0
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """What takes a step after each batch: the student's optimizer, and those of a subclass."""
         return [self.optimizer]
 
-    def run_network(self, images: torch.Tensor) -> Any:
-        """The student's output for the patches (B, C, *spatial), in the autocast that is on."""
-        return self.network(images)
-
-    def compute_loss(
-        self, output: Any, target: Any, data: torch.Tensor
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Training loss and its named terms; the base class knows the hard-label loss only.
+    def training_losses(self, data: torch.Tensor, target: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Training loss of a batch, and its named terms; here the hard-label loss only.
 
         Args:
-            output: logits (B, C, *spatial) in float32, or a list of them, highest resolution first.
-            target: reference segmentation, as :meth:`hard_label_loss` takes it.
             data: the whole ``data`` of the batch (B, C, *spatial).
+            target: reference segmentation, as :meth:`hard_label_loss` takes it.
         """
-        return self.hard_label_loss(output, target), {}
+        with self.autocast():
+            output = self.network(data)
+        return self.hard_label_loss(in_float32(output), target), {}
 
     def hard_label_loss(self, output: Any, target: Any) -> torch.Tensor:
         """nnU-Net's loss; of patches that are mixed, the weighted sum of those against both references.

@@ -8,13 +8,18 @@ precision. The teacher's features never receive a gradient. All losses are 0 whe
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nnunet_kd.losses.feature_term import FEATURE_TERMS, FeatureTerm
 from nnunet_kd.losses.features import prepare, rescale
 from nnunet_kd.losses.regions import resize_regions
+from nnunet_kd.losses.term import WEIGHT
+from nnunet_kd.utilities.schema import number, value
 
 
 def region_contrast(features: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,6 +65,13 @@ def region_affinity_loss(
 
     Deviations: a region that an image lacks, at the resolution of either network's features, is in no pair; an image
     with fewer than two regions does not count; without any image that counts the loss is 0.
+
+    Example:
+        >>> features = torch.rand(1, 3, 4, 4)
+        >>> regions = torch.zeros(1, 2, 4, 4, dtype=torch.bool)
+        >>> regions[:, 0, :2], regions[:, 1, 2:] = True, True
+        >>> region_affinity_loss(features, features, regions).item()
+        0.0
     """
     student, teacher = prepare(student, teacher)
     _check_regions(regions, student, at_least=2)
@@ -76,6 +88,22 @@ def region_affinity_loss(
     return distance.sum() / (number > 0).sum().clamp_min(1)
 
 
+@FEATURE_TERMS.register("region_affinity", "contrast between classes (RAD)")
+@dataclass(frozen=True)
+class RegionAffinityTerm(FeatureTerm):
+    """Region affinity distillation (Qin et al. 2021, Eq. 6-8)."""
+
+    weight: float = number(0.1, WEIGHT, minimum=0)
+    form: Literal["mean", "vector"] = value(
+        "vector", "vector: each pair of classes by itself; mean: one number, in which errors of pairs can cancel"
+    )
+    norm: int = number(2, "p of the norm of the vector's difference, 1 or 2", minimum=1, maximum=2)
+
+    def loss(self, student: Tensor, teacher: Tensor, regions: Tensor) -> Tensor:
+        """See :func:`region_affinity_loss`."""
+        return region_affinity_loss(student, teacher, regions, form=self.form, norm=self.norm)
+
+
 def intra_class_loss(student: Tensor, teacher: Tensor, regions: Tensor) -> Tensor:
     r"""Intra-class feature variation distillation (IFVD): how alike every voxel is to the mean of its class.
 
@@ -90,6 +118,13 @@ def intra_class_loss(student: Tensor, teacher: Tensor, regions: Tensor) -> Tenso
 
     Raises:
         ValueError: for shapes that do not fit.
+
+    Example:
+        >>> features = torch.rand(1, 3, 4, 4)
+        >>> regions = torch.zeros(1, 2, 4, 4, dtype=torch.bool)
+        >>> regions[:, 0, :2], regions[:, 1, 2:] = True, True
+        >>> intra_class_loss(features, features, regions).item()
+        0.0
     """
     student, teacher = prepare(student, teacher)
     _check_regions(regions, student, at_least=1)
@@ -101,6 +136,16 @@ def intra_class_loss(student: Tensor, teacher: Tensor, regions: Tensor) -> Tenso
             maps.append(F.normalize(vectors, dim=2) @ F.normalize(features.flatten(2), dim=1))
     member = regions.flatten(2)
     return ((maps[0] - maps[1]).square() * member).sum() / member.sum().clamp_min(1)
+
+
+@FEATURE_TERMS.register("intra_class", "similarity of voxels to their class (IFVD)")
+@dataclass(frozen=True)
+class IntraClassTerm(FeatureTerm):
+    """Intra-class feature variation distillation (Wang et al. 2020)."""
+
+    def loss(self, student: Tensor, teacher: Tensor, regions: Tensor) -> Tensor:
+        """See :func:`intra_class_loss`."""
+        return intra_class_loss(student, teacher, regions)
 
 
 def pairwise_loss(student: Tensor, teacher: Tensor, *, positions: int = 512) -> Tensor:
@@ -118,6 +163,11 @@ def pairwise_loss(student: Tensor, teacher: Tensor, *, positions: int = 512) -> 
 
     Raises:
         ValueError: for shapes that do not fit.
+
+    Example:
+        >>> features = torch.rand(1, 3, 4, 4)
+        >>> pairwise_loss(features, features).item()
+        0.0
     """
     student, teacher = prepare(student, teacher)
     common = [min(a, b) for a, b in zip(student.shape[2:], teacher.shape[2:], strict=True)]
@@ -128,6 +178,20 @@ def pairwise_loss(student: Tensor, teacher: Tensor, *, positions: int = 512) -> 
         with _full_precision(unit):
             affinities.append(unit.transpose(1, 2) @ unit)
     return (affinities[0] - affinities[1]).square().mean()
+
+
+@FEATURE_TERMS.register("pairwise", "cosines between places (PA)")
+@dataclass(frozen=True)
+class PairwiseTerm(FeatureTerm):
+    """Pair-wise (structured) distillation (Liu et al. 2019)."""
+
+    positions: int = number(
+        512, "at most so many places after pooling; memory grows with the square", minimum=2, maximum=8192
+    )
+
+    def loss(self, student: Tensor, teacher: Tensor, regions: Tensor) -> Tensor:
+        """See :func:`pairwise_loss`."""
+        return pairwise_loss(student, teacher, positions=self.positions)
 
 
 def pooled_grid(shape: Sequence[int], positions: int) -> list[int]:
@@ -154,6 +218,11 @@ def similarity_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     Raises:
         ValueError: for shapes that do not fit.
+
+    Example:
+        >>> features = torch.rand(3, 2, 4, 4)
+        >>> similarity_loss(features, features).item()
+        0.0
     """
     matrices = []
     for features in prepare(student, teacher):
@@ -161,6 +230,18 @@ def similarity_loss(student: Tensor, teacher: Tensor) -> Tensor:
         with _full_precision(rows):
             matrices.append(F.normalize(rows @ rows.T, dim=1))
     return (matrices[0] - matrices[1]).square().mean()
+
+
+@FEATURE_TERMS.register("similarity", "similarity of the batch's images (SPKD); needs two or more in a batch")
+@dataclass(frozen=True)
+class SimilarityTerm(FeatureTerm):
+    """Similarity-preserving distillation (Tung and Mori 2019)."""
+
+    smallest_batch = 2
+
+    def loss(self, student: Tensor, teacher: Tensor, regions: Tensor) -> Tensor:
+        """See :func:`similarity_loss`."""
+        return similarity_loss(student, teacher)
 
 
 def _region_means(features: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,32 +1,22 @@
 """Losses between networks that are trained together: cross teaching, pseudo-supervision, distillation.
 
 Shapes: logits and probabilities ``(B, C, *spatial)``, 2D or 3D. ``sigmoid`` says that the C channels are independent
-regions instead of a softmax. All voxels count. Whoever teaches is detached: it receives no gradient.
+regions instead of a softmax. All voxels count. The network that teaches is detached: it receives no gradient.
 """
 
-from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from nnunet_kd.losses.cross_teaching_settings import CrossTeaching
-from nnunet_kd.losses.ramps import ramped_weight
+from nnunet_kd.losses.kl import KLDivergence
+from nnunet_kd.losses.peer_term import PEER_TERMS, PeerOutputs, PeerTerm, probabilities_of
 from nnunet_kd.losses.segmentation import dice_loss
+from nnunet_kd.losses.term import RAMP, Ramp
+from nnunet_kd.utilities.schema import number, value
 
-SMALLEST_PROBABILITY = 1e-8
-
-
-def probabilities_of(logits: Tensor, sigmoid: bool = False) -> Tensor:
-    """Softmax, or independent sigmoids for regions."""
-    return logits.sigmoid() if sigmoid else logits.softmax(1)
-
-
-def mean_probabilities(logits: Sequence[Tensor], sigmoid: bool = False) -> Tensor:
-    """Mean of the networks' probabilities (B, C, *spatial), detached.
-
-    Source: Choi 2022, Section 2.2 (the teachers' mean).
-    """
-    return torch.stack([probabilities_of(z.detach(), sigmoid) for z in logits]).mean(0)
+FLOOR = 1e-8  # smallest probability of a network at hand
 
 
 def pseudo_labels(probabilities: Tensor, sigmoid: bool = False) -> Tensor:
@@ -48,6 +38,11 @@ def pseudo_dice_loss(logits: Tensor, labels: Tensor, sigmoid: bool = False) -> T
         logits: (B, C, *spatial).
         labels: (B, C, *spatial), bool, from :func:`pseudo_labels`.
         sigmoid: independent regions, all of which count.
+
+    Example:
+        >>> logits = torch.tensor([[[9.0, -9.0], [-9.0, 9.0]]])
+        >>> round(pseudo_dice_loss(logits, pseudo_labels(logits.softmax(1))).item(), 4)
+        0.0
     """
     first = 0 if sigmoid else 1
     return dice_loss(probabilities_of(logits, sigmoid)[:, first:], labels[:, first:])
@@ -64,108 +59,81 @@ def cross_teaching_loss(first: Tensor, second: Tensor, sigmoid: bool = False) ->
         first: logits of one network, (B, C, *spatial).
         second: logits of the other.
         sigmoid: independent regions.
+
+    Example:
+        >>> logits = torch.tensor([[[9.0, -9.0], [-9.0, 9.0]]])
+        >>> round(cross_teaching_loss(logits, logits).item(), 4)
+        0.0
     """
     labels = [pseudo_labels(probabilities_of(z.detach(), sigmoid), sigmoid) for z in (first, second)]
     return pseudo_dice_loss(first, labels[1], sigmoid) + pseudo_dice_loss(second, labels[0], sigmoid)
 
 
-def online_kl_divergence(
-    logits: Tensor,
-    teacher: Tensor,
-    *,
-    temperature: float = 1.0,
-    direction: str = "teacher_student",
-    sigmoid: bool = False,
-) -> Tensor:
-    r"""Kullback-Leibler divergence between a student and probabilities at hand, in nats per voxel, times T^2.
-
-    .. math:: T^2 \frac{1}{|V|} \sum_v \sum_c q_c \log (q_c / p_c), \quad
-              p = \mathrm{softmax}(z / T), \; q = \mathrm{softmax}(\log(t) / T)
+@PEER_TERMS.register("distillation", "divergence between student and the teachers' mean")
+@dataclass(frozen=True)
+class PeerDistillationTerm(PeerTerm):
+    """Distillation from networks that are trained at the same time (Choi 2022: lambda_dis).
 
     Source: Choi 2022, Section 2.2 (KL(P_S, P_T)), T = 1. The paper writes the student first; the usual reading, and
-    that of a loss that pulls the student towards the teachers wherever these see something, is ``teacher_student``,
-    KL(teacher || student). ``student_teacher`` is the formula read literally.
-
-    Args:
-        logits: student's logits z, (B, C, *spatial).
-        teacher: probabilities t, (B, C, *spatial).
-        temperature: T > 0.
-        direction: ``teacher_student`` or ``student_teacher``.
-        sigmoid: independent regions; the divergences of the C Bernoulli distributions are summed.
-    """
-    t = teacher.detach()
-    if sigmoid:
-        z, t = torch.stack((logits, torch.zeros_like(logits)), 2), torch.stack((t, 1 - t), 2)
-    else:
-        z, t = logits.unsqueeze(1), t.unsqueeze(1)
-    log_p = (z / temperature).log_softmax(2)
-    log_q = (t.clamp_min(SMALLEST_PROBABILITY).log() / temperature).log_softmax(2)
-    if direction == "student_teacher":
-        log_p, log_q = log_q, log_p
-    return temperature**2 * (log_q.exp() * (log_q - log_p)).sum((1, 2)).mean()
-
-
-class CrossTeachingLoss(nn.Module):
-    r"""What networks that are trained together teach each other, weighted and ramped.
-
-    .. math:: \lambda_\mathrm{dis} KL_\mathrm{labeled} +
-              \lambda_\mathrm{ssl} (L_\mathrm{ctl} + L_\mathrm{psv} + \lambda_\mathrm{dis} KL_\mathrm{unlabeled})
-
-    Source: Choi 2022, Section 2.2; the supervised loss is not part of it.
+    that of a loss that pulls the student towards the teachers wherever these see something, is ``teacher_student``.
+    ``student_teacher`` is the formula read literally.
     """
 
-    def __init__(self, config: CrossTeaching, sigmoid: bool):
-        """Args:
-        config: weights, ramps and switches.
-        sigmoid: region-based labels.
-        """
-        super().__init__()
-        self.config, self.sigmoid = config, sigmoid
+    on_labeled = True
+    weight: float = number(10.0, "weight in the training loss (lambda_dis); 0 switches the term off", minimum=0)
+    ramp: Ramp = value("gaussian", RAMP)
+    temperature: float = number(1.0, "softmax temperature T; the term carries T^2", above=0)
+    direction: Literal["teacher_student", "student_teacher"] = value(
+        "teacher_student", "teacher_student: KL(teacher || student); student_teacher: the reverse"
+    )
 
-    def terms(self) -> tuple[str, ...]:
-        """Names of the terms that :meth:`forward` returns."""
-        c = self.config
-        semi = c.unlabeled.weight > 0
-        active = {
-            "distillation": bool(c.distills),
-            "distillation_unlabeled": bool(c.distills and semi),
-            "cross_teaching": bool(c.crosses and semi),
-            "pseudo_supervision": bool(c.supervises and semi),
-        }
-        return tuple(name for name, on in active.items() if on)
+    @classmethod
+    def applies(cls, others: int, between_students: bool) -> bool:
+        """Teachers beside the student."""
+        return others > 0 and not between_students
 
-    def forward(self, student: Tensor, others: Sequence[Tensor], labeled: int, progress: float) -> dict[str, Tensor]:
-        """Value of each active term.
+    def loss(self, outputs: PeerOutputs) -> Tensor:
+        """See :func:`kl_divergence`."""
+        divergence = KLDivergence(self.temperature, self.direction, outputs.sigmoid, FLOOR)
+        return divergence(outputs.student, outputs.mean)
 
-        Args:
-            student: logits of the student (B, C, *spatial), the labeled cases first.
-            others: logits of the other networks: two teachers, one, or the second student.
-            labeled: number of labeled cases.
-            progress: fraction of the training that has passed, in [0, 1].
-        """
-        c, names = self.config, self.terms()
-        distil = ramped_weight(c.distillation, progress)
-        semi = ramped_weight(c.unlabeled, progress)
-        mean = mean_probabilities(others, self.sigmoid) if c.distills or c.supervises else None
-        values: dict[str, Tensor] = {}
-        for name, part, weight in (
-            ("distillation", slice(0, labeled), distil),
-            ("distillation_unlabeled", slice(labeled, None), semi * distil),
-        ):
-            if name in names and mean is not None:
-                values[name] = weight * online_kl_divergence(
-                    student[part],
-                    mean[part],
-                    temperature=c.distillation.temperature,
-                    direction=c.distillation.direction,
-                    sigmoid=self.sigmoid,
-                )
-        if "cross_teaching" in names:
-            pair = (student, others[0]) if c.between == "students" else (others[0], others[1])
-            crossed = cross_teaching_loss(pair[0][labeled:], pair[1][labeled:], self.sigmoid)
-            values["cross_teaching"] = semi * c.cross_teaching_weight * crossed
-        if "pseudo_supervision" in names and mean is not None:
-            labels = pseudo_labels(mean[labeled:], self.sigmoid)
-            supervised = pseudo_dice_loss(student[labeled:], labels, self.sigmoid)
-            values["pseudo_supervision"] = semi * c.pseudo_supervision_weight * supervised
-        return values
+
+@PEER_TERMS.register(
+    "cross_teaching", "weight of cross teaching among the unlabeled terms; needs two networks that do it"
+)
+@dataclass(frozen=True)
+class CrossTeachingTerm(PeerTerm):
+    """Two networks learn each other's pseudo-labels (Choi 2022: L_ctl)."""
+
+    plain_weight = True
+    weight: float = 1.0
+
+    @classmethod
+    def applies(cls, others: int, between_students: bool) -> bool:
+        """Two teachers, or two students."""
+        return others == (1 if between_students else 2)
+
+    def loss(self, outputs: PeerOutputs) -> Tensor:
+        """See :func:`cross_teaching_loss`."""
+        first, second = (outputs.student, *outputs.others) if outputs.between_students else outputs.others
+        return cross_teaching_loss(first, second, outputs.sigmoid)
+
+
+@PEER_TERMS.register(
+    "pseudo_supervision", "weight of the teachers' mean as pseudo-labels of the student, among the unlabeled terms"
+)
+@dataclass(frozen=True)
+class PseudoSupervisionTerm(PeerTerm):
+    """The student learns the pseudo-labels of the teachers' mean (Choi 2022: L_psv)."""
+
+    plain_weight = True
+    weight: float = 1.0
+
+    @classmethod
+    def applies(cls, others: int, between_students: bool) -> bool:
+        """Teachers beside the student."""
+        return others > 0 and not between_students
+
+    def loss(self, outputs: PeerOutputs) -> Tensor:
+        """See :func:`pseudo_dice_loss`."""
+        return pseudo_dice_loss(outputs.student, pseudo_labels(outputs.mean, outputs.sigmoid), outputs.sigmoid)

@@ -1,78 +1,38 @@
 """The distillation part of a student's loss: weighted, ramped, deeply supervised terms against soft labels."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from nnunet_kd.losses.ramps import ramped_weight
-from nnunet_kd.losses.settings import Distillation, HardLoss
-from nnunet_kd.losses.soft_labels import (
-    KLDivergence,
-    MSEOfProbabilities,
-    Pair,
-    SoftCrossEntropy,
-    SoftDiceLoss,
-    SoftLabelLoss,
-)
+from nnunet_kd.losses.hard_loss import HardLoss
+from nnunet_kd.losses.soft_labels import Comparison, SoftLabelTerm
+from nnunet_kd.losses.soft_targets import SoftTargets
+from nnunet_kd.losses.term import TermSettings
 from nnunet_kd.losses.voxel_weights import voxel_weights
-
-TERMS = ("kl", "mse", "soft_ce", "soft_dice")
-
-
-def active_terms(config: Distillation) -> tuple[str, ...]:
-    """Names of the terms whose weight is not 0."""
-    return tuple(name for name in TERMS if getattr(config, name).weight > 0)
+from nnunet_kd.utilities.schema import value
 
 
-def unpack_soft_labels(channels: Tensor, sigmoid: bool) -> tuple[Tensor, Tensor]:
-    """Augmented channels of the data loader -> soft labels and the mask of valid voxels.
+@dataclass(frozen=True)
+class DistillationSettings(TermSettings[SoftLabelTerm]):
+    """Terms between the student's output and the teachers' probabilities, stored or predicted in memory."""
 
-    Args:
-        channels: (B, S + 1, *spatial): foreground classes or regions, then 1 inside and 0 outside the image;
-            interpolation makes both fractional at the image's border.
-        sigmoid: the S channels are regions; otherwise background is what they leave to the mask.
-
-    Returns:
-        Probabilities (B, C, *spatial), C = S or S + 1, 0 where invalid; mask (B, 1, *spatial), bool.
-    """
-    values, inside = channels[:, :-1].clamp_min(0), channels[:, -1:]
-    valid = inside > 0.5
-    if sigmoid:
-        return (values / inside.clamp_min(0.5)).clamp_max(1) * valid, valid
-    foreground = values.sum(1, keepdim=True)
-    whole = torch.maximum(inside, foreground).clamp_min(1e-6)
-    return torch.cat(((inside - foreground).clamp_min(0), values), 1) * (valid / whole), valid
+    deep_supervision: bool = value(True, "also at the lower-resolution outputs, with nnU-Net's weights")
+    downsampling: Literal["mean", "nearest"] = value(
+        "mean",
+        "soft labels at the lower-resolution outputs; mean: of the voxels that one covers; nearest: the voxel that "
+        "nnU-Net takes of the reference, half a voxel away from the mean's",
+    )
+    normalized: bool = value(
+        True,
+        "scales hard-label loss and soft-label terms so that their weights sum to those of the hard-label loss alone: "
+        "student and undistilled twin then take steps of one size",
+    )
 
 
-def resize_soft_labels(
-    soft_labels: Tensor, valid: Tensor, shape: Sequence[int], how: str = "mean"
-) -> tuple[Tensor, Tensor]:
-    """Brings soft labels to the grid of a lower-resolution output.
-
-    Args:
-        soft_labels: (B, C, *spatial), 0 where invalid.
-        valid: (B, 1, *spatial), bool.
-        shape: spatial shape of the output.
-        how: ``mean`` over the valid ones of the voxels that one covers, valid where at least half of them are;
-            ``nearest``: the voxel at its centre, rounded up, as nnU-Net downsamples the reference.
-
-    Returns:
-        (B, C, *shape) and (B, 1, *shape).
-    """
-    if tuple(soft_labels.shape[2:]) == tuple(shape):
-        return soft_labels, valid
-    return _split(_resize(_join(soft_labels, valid), shape, how))
-
-
-def _resize(joined: Tensor, shape: Sequence[int], how: str) -> Tensor:
-    if how == "nearest":
-        return F.interpolate(joined, tuple(shape), mode="nearest-exact")
-    return _average(joined, shape)
-
-
-def common_scale(config: Distillation, hard: HardLoss, progress: float) -> float:
+def common_scale(config: DistillationSettings, hard: HardLoss, progress: float) -> float:
     r"""Factor of hard-label loss and soft-label terms that keeps the sum of all weights that of the hard loss alone.
 
     .. math:: s = \frac{h}{w h + \sum_i w_i(t)}
@@ -81,30 +41,8 @@ def common_scale(config: Distillation, hard: HardLoss, progress: float) -> float
     student differs from its undistilled twin in what it aims at, not in the size of its steps (optimizers such as SGD
     follow the size; Adam divides it out). 1 where ``config.normalized`` is off, or no weight is left.
     """
-    parts = hard.dice_weight * (hard.name != "ce") + hard.other_weight * (hard.name != "dice")
-    total = hard.weight * parts
-    total += sum(ramped_weight(getattr(config, name), progress) for name in active_terms(config))
-    return parts / total if config.normalized and parts * total > 0 else 1.0
-
-
-def _join(soft_labels: Tensor, valid: Tensor) -> Tensor:
-    """(B, C + 1, *spatial): soft labels, 0 where invalid, and the mask; both can be averaged, again and again."""
-    return torch.cat((soft_labels, valid.to(soft_labels.dtype)), 1)
-
-
-def _split(averaged: Tensor) -> tuple[Tensor, Tensor]:
-    share = averaged[:, -1:]
-    return averaged[:, :-1] / share.clamp_min(1e-6), share >= 0.5
-
-
-def _average(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """Mean over blocks of (B, C, *spatial), to (B, C, *shape)."""
-    two = len(shape) == 2
-    blocks = [big // small for big, small in zip(x.shape[2:], shape, strict=True)]
-    if all(big == small * block for big, small, block in zip(x.shape[2:], shape, blocks, strict=True)):
-        return F.avg_pool2d(x, blocks) if two else F.avg_pool3d(x, blocks)  # faster than adaptive pooling on a CPU
-    pool = nn.AdaptiveAvgPool2d(tuple(shape)) if two else nn.AdaptiveAvgPool3d(tuple(shape))
-    return pool(x)
+    total = hard.weight * hard.parts + sum(term.weight_at(progress) for term in config.active().values())
+    return hard.parts / total if config.normalized and hard.parts * total > 0 else 1.0
 
 
 class DistillationLoss(nn.Module):
@@ -114,7 +52,7 @@ class DistillationLoss(nn.Module):
     """
 
     def __init__(
-        self, config: Distillation, sigmoid: bool, deep_supervision_weights: Sequence[float], ddp: bool = False
+        self, config: DistillationSettings, sigmoid: bool, deep_supervision_weights: Sequence[float], ddp: bool = False
     ):
         """Sets the terms up.
 
@@ -129,18 +67,13 @@ class DistillationLoss(nn.Module):
         self.config = config
         self.sigmoid = sigmoid
         self.output_weights = tuple(deep_supervision_weights) if config.deep_supervision else (1.0,)
-        losses: dict[str, SoftLabelLoss] = {
-            "kl": KLDivergence(config.kl.temperature, config.kl.direction, sigmoid),
-            "mse": MSEOfProbabilities(sigmoid),
-            "soft_ce": SoftCrossEntropy(sigmoid),
-            "soft_dice": SoftDiceLoss(config.soft_dice.batch_dice, sigmoid=sigmoid, ddp=ddp),
-        }
-        self.terms = {name: losses[name] for name in active_terms(config)}
+        self.terms = config.active()
+        self.losses = {name: term.build(sigmoid, ddp) for name, term in self.terms.items()}
 
     def forward(
         self,
         outputs: Tensor | Sequence[Tensor],
-        channels: Tensor,
+        targets: SoftTargets,
         progress: float,
         unlabeled: int = 0,
         voxel_weight: str = "none",
@@ -149,7 +82,7 @@ class DistillationLoss(nn.Module):
 
         Args:
             outputs: logits (B, C, *spatial), or a sequence of them, highest resolution first.
-            channels: soft-label channels (B, S + 1, *spatial) of the batch, see :func:`unpack_soft_labels`.
+            targets: soft labels of the batch, at the highest resolution.
             progress: fraction of the training that has passed, in [0, 1].
             unlabeled: number of unlabeled cases, the last ones of the batch.
             voxel_weight: how the unlabeled cases' voxels are weighted, see :func:`voxel_weights`.
@@ -164,25 +97,24 @@ class DistillationLoss(nn.Module):
             raise ValueError(f"{len(outputs)} outputs, but {len(self.output_weights)} deep-supervision weights")
         if not self.terms:
             return {}
-        targets = unpack_soft_labels(channels, self.sigmoid)
-        whole = joined = _join(*targets)
         sums: dict[str, Tensor] = {}
+        here = targets
         for logits, weight in zip(outputs, self.output_weights, strict=True):
             if weight == 0:
                 continue
-            if logits.shape[2:] != joined.shape[2:]:
-                # a mean of the output before, already smaller; the nearest voxel is one of the whole patch
-                source = joined if self.config.downsampling == "mean" else whole
-                joined = _resize(source, logits.shape[2:], self.config.downsampling)
-                targets = _split(joined)
+            # a mean of the output before, already smaller; the nearest voxel is one of the whole patch
+            source = here if self.config.downsampling == "mean" else targets
+            here = source.resized(logits.shape[2:], self.config.downsampling)
             weights = None
             if unlabeled and voxel_weight != "none":
-                weights = self._voxel_weights(targets[0], unlabeled, voxel_weight)
-            pair = Pair(logits, *targets, self.sigmoid, weights)
-            for name, term in self.terms.items():
-                value = weight * term.of(pair)
-                sums[name] = sums[name] + value if name in sums else value
-        return {name: value * ramped_weight(getattr(self.config, name), progress) for name, value in sums.items()}
+                weights = self._voxel_weights(here.probabilities, unlabeled, voxel_weight)
+            comparison = Comparison(
+                logits, here.probabilities, here.valid, self.sigmoid, weights, log_tempered=here.log_tempered
+            )
+            for name, loss in self.losses.items():
+                part = weight * loss.compare(comparison)
+                sums[name] = sums[name] + part if name in sums else part
+        return {name: total * self.terms[name].weight_at(progress) for name, total in sums.items()}
 
     def _voxel_weights(self, soft_labels: Tensor, unlabeled: int, kind: str) -> Tensor:
         """(B, 1, *spatial): 1 for labeled cases, by how sure the teachers are for the last ``unlabeled`` ones."""

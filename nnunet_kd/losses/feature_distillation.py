@@ -1,26 +1,52 @@
 """The feature part of a student's loss: weighted, ramped terms, summed over pairs of layers."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from nnunet_kd.losses import affinity, features
-from nnunet_kd.losses.ramps import ramped_weight
-from nnunet_kd.losses.term import Features, active_feature_terms
+from nnunet_kd.losses.feature_term import FeatureTerm
+from nnunet_kd.losses.features import prepare
+from nnunet_kd.losses.term import TermSettings
+from nnunet_kd.utilities.errors import UserError
+from nnunet_kd.utilities.schema import number, value
 
-REGION_TERMS = ("region_affinity", "intra_class")
+
+@dataclass(frozen=True)
+class FeaturePair:
+    """A layer of the student and the layer of the teacher that it imitates."""
+
+    student: str = value("", "feature of the student, as nnUNetv2_kd plan --list-taps names it (required)")
+    teacher: str = value("", "feature of the teacher (required)")
+
+    def check(self, path: str) -> None:
+        """Both are required.
+
+        Raises:
+            UserError: names the key.
+        """
+        for key, name in (("student", self.student), ("teacher", self.teacher)):
+            if not name:
+                raise UserError(f"{path}.{key}: missing; expected a name such as encoder.0 (plan --list-taps).")
+
+
+@dataclass(frozen=True)
+class FeatureSettings(TermSettings[FeatureTerm]):
+    """Terms between features of the student and of a teacher in memory, each summed over the pairs of layers."""
+
+    pairs: tuple[FeaturePair, ...] = value((), "pairs of layers; empty: number_of_pairs of equal resolution")
+    number_of_pairs: int = number(
+        2, "pairs to choose: the first, the last, and what lies evenly between", minimum=1, maximum=4
+    )
 
 
 class FeatureDistillationLoss(nn.Module):
     """Feature terms between a student and one teacher, with the projection heads that some of them need.
 
-    ``hint`` always projects the student's features to the teacher's channels by a 1 x 1 convolution, ``channel_wise``
-    only where the numbers of channels differ (Romero et al. 2015, Section 2.2; Shu et al. 2021, Section 3.2). The heads
-    are the only parameters here; they are trained along and belong to the training, not to the student.
+    The heads are the only parameters here; they are trained along and belong to the training, not to the student.
     """
 
-    def __init__(self, config: Features, channels: Sequence[tuple[int, int]], dimensions: int):
+    def __init__(self, config: FeatureSettings, channels: Sequence[tuple[int, int]], dimensions: int):
         """Sets the terms up.
 
         Args:
@@ -29,26 +55,12 @@ class FeatureDistillationLoss(nn.Module):
             dimensions: 2 or 3 spatial axes.
         """
         super().__init__()
-        self.config = config
-        self.active = active_feature_terms(config)
-        c = config
-        self._losses: dict[str, Callable[..., Tensor]] = {
-            "importance": partial(features.importance_loss, exponent=c.importance.exponent, scale=c.importance.scale),
-            "region_affinity": partial(
-                affinity.region_affinity_loss, form=c.region_affinity.form, norm=c.region_affinity.norm
-            ),
-            "attention": partial(features.attention_transfer_loss, exponent=c.attention.exponent),
-            "pairwise": partial(affinity.pairwise_loss, positions=c.pairwise.positions),
-            "similarity": affinity.similarity_loss,
-            "intra_class": affinity.intra_class_loss,
-            "hint": features.hint_loss,
-            "channel_wise": partial(features.channel_wise_loss, temperature=c.channel_wise.temperature),
-        }
+        self.terms = config.active()
         convolution = nn.Conv2d if dimensions == 2 else nn.Conv3d
         self.heads = nn.ModuleDict()
         for i, (mine, theirs) in enumerate(channels):
-            for name in ("hint", "channel_wise"):
-                if name in self.active and (name == "hint" or mine != theirs):
+            for name, term in self.terms.items():
+                if term.projects(mine, theirs):
                     self.heads[f"{name}_{i}"] = convolution(mine, theirs, 1)
 
     def forward(
@@ -66,10 +78,9 @@ class FeatureDistillationLoss(nn.Module):
         """
         sums: dict[str, Tensor] = {}
         for i, (mine, theirs) in enumerate(zip(student, teacher, strict=True)):
-            mine, theirs = features.prepare(mine, theirs)
-            for name in self.active:
+            mine, theirs = prepare(mine, theirs)
+            for name, term in self.terms.items():
                 head = f"{name}_{i}"
-                projected = self.heads[head](mine) if head in self.heads else mine
-                value = self._losses[name](projected, theirs, *([regions] if name in REGION_TERMS else []))
-                sums[name] = sums[name] + value if name in sums else value
-        return {name: value * ramped_weight(getattr(self.config, name), progress) for name, value in sums.items()}
+                part = term.loss(self.heads[head](mine) if head in self.heads else mine, theirs, regions)
+                sums[name] = sums[name] + part if name in sums else part
+        return {name: total * self.terms[name].weight_at(progress) for name, total in sums.items()}

@@ -8,10 +8,16 @@ the batch; all are 0 where the features are equal.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from nnunet_kd.losses.feature_term import FEATURE_TERMS, FeatureTerm
+from nnunet_kd.losses.term import WEIGHT
+from nnunet_kd.utilities.schema import number, value
 
 
 def rescale(features: Tensor, shape: Sequence[int]) -> Tensor:
@@ -56,12 +62,33 @@ def importance_loss(student: Tensor, teacher: Tensor, *, exponent: float = 2.0, 
 
     Raises:
         ValueError: for shapes that do not fit or another scale.
+
+    Example:
+        >>> features = torch.rand(2, 3, 8, 8)
+        >>> importance_loss(features, features).item()
+        0.0
     """
     student, teacher = prepare(student, teacher)
     if scale not in ("paper", "size_free"):
         raise ValueError(f"scale {scale!r}: expected 'paper' or 'size_free'")
     distance = _unit_map_difference(student, teacher, exponent).abs().sum(1).mean()
     return distance if scale == "paper" else distance / math.sqrt(math.prod(teacher.shape[2:]))
+
+
+@FEATURE_TERMS.register("importance", "importance maps (IMD), L1 distance")
+@dataclass(frozen=True)
+class ImportanceTerm(FeatureTerm):
+    """Importance maps distillation (Qin et al. 2021, Eq. 3-5)."""
+
+    weight: float = number(0.1, WEIGHT, minimum=0)
+    exponent: float = number(2.0, "exponent of the activations in the importance map", above=0)
+    scale: Literal["size_free", "paper"] = value(
+        "size_free", "size_free: independent of the patch size; paper: Eq. 5, grows with the root of the places"
+    )
+
+    def loss(self, student: Tensor, teacher: Tensor, regions: Tensor) -> Tensor:
+        """See :func:`importance_loss`."""
+        return importance_loss(student, teacher, exponent=self.exponent, scale=self.scale)
 
 
 def attention_transfer_loss(student: Tensor, teacher: Tensor, *, exponent: float = 2.0) -> Tensor:
@@ -79,9 +106,26 @@ def attention_transfer_loss(student: Tensor, teacher: Tensor, *, exponent: float
 
     Raises:
         ValueError: for shapes that do not fit.
+
+    Example:
+        >>> features = torch.rand(2, 3, 8, 8)
+        >>> attention_transfer_loss(features, features).item()
+        0.0
     """
     student, teacher = prepare(student, teacher)
     return torch.linalg.vector_norm(_unit_map_difference(student, teacher, exponent), dim=1).mean()
+
+
+@FEATURE_TERMS.register("attention", "attention transfer (AT), L2 distance")
+@dataclass(frozen=True)
+class AttentionTerm(FeatureTerm):
+    """Attention transfer (Zagoruyko and Komodakis 2017)."""
+
+    exponent: float = number(2.0, "exponent of the activations in the attention map", above=0)
+
+    def loss(self, student: Tensor, teacher: Tensor, regions: Tensor) -> Tensor:
+        """See :func:`attention_transfer_loss`."""
+        return attention_transfer_loss(student, teacher, exponent=self.exponent)
 
 
 def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -98,9 +142,25 @@ def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     Raises:
         ValueError: for shapes that do not fit.
+
+    Example:
+        >>> hint_loss(torch.zeros(1, 2, 4, 4), torch.ones(1, 2, 4, 4)).item()
+        1.0
     """
     student, teacher = prepare(student, teacher, same_channels=True)
     return F.mse_loss(rescale(student, teacher.shape[2:]), teacher)
+
+
+@FEATURE_TERMS.register("hint", "squared error of the student's projected features (FitNets, mimic)")
+@dataclass(frozen=True)
+class HintTerm(FeatureTerm):
+    """Hint or mimic loss; the student's features are always projected (Romero et al. 2015, Section 2.2)."""
+
+    projection = "always"
+
+    def loss(self, student: Tensor, teacher: Tensor, regions: Tensor) -> Tensor:
+        """See :func:`hint_loss`."""
+        return hint_loss(student, teacher)
 
 
 def channel_wise_loss(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Tensor:
@@ -118,6 +178,11 @@ def channel_wise_loss(student: Tensor, teacher: Tensor, *, temperature: float = 
 
     Raises:
         ValueError: for shapes that do not fit, or a temperature that is not positive.
+
+    Example:
+        >>> features = torch.rand(1, 2, 4, 4)
+        >>> channel_wise_loss(features, features).item()
+        0.0
     """
     student, teacher = prepare(student, teacher, same_channels=True)
     if not temperature > 0:
@@ -125,6 +190,19 @@ def channel_wise_loss(student: Tensor, teacher: Tensor, *, temperature: float = 
     student = rescale(student, teacher.shape[2:])
     log_p, log_q = ((e.flatten(2) / temperature).log_softmax(2) for e in (student, teacher))
     return temperature**2 * F.kl_div(log_p, log_q, log_target=True, reduction="none").sum(2).mean()
+
+
+@FEATURE_TERMS.register("channel_wise", "distribution of each channel over places (CWD)")
+@dataclass(frozen=True)
+class ChannelWiseTerm(FeatureTerm):
+    """Channel-wise distillation; projected where the numbers of channels differ (Shu et al. 2021, Section 3.2)."""
+
+    projection = "where channels differ"
+    temperature: float = number(4.0, "softmax temperature T over places; the term carries T^2", above=0)
+
+    def loss(self, student: Tensor, teacher: Tensor, regions: Tensor) -> Tensor:
+        """See :func:`channel_wise_loss`."""
+        return channel_wise_loss(student, teacher, temperature=self.temperature)
 
 
 def prepare(student: Tensor, teacher: Tensor, same_channels: bool = False) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,6 @@
-"""Weights that rise or fall over the training."""
+"""Factors of loss weights that rise or fall over the training."""
 
 import math
-
-from nnunet_kd.losses.term import Term
 
 
 def ramp(kind: str, progress: float, length: float = 1.0) -> float:
@@ -20,6 +18,10 @@ def ramp(kind: str, progress: float, length: float = 1.0) -> float:
 
     Raises:
         ValueError: for another kind.
+
+    Example:
+        >>> [ramp("linear", progress, length=0.5) for progress in (0, 0.25, 1)]
+        [0.0, 0.5, 1.0]
     """
     t = min(1.0, max(0.0, progress) / length)
     if kind == "none":
@@ -31,8 +33,3 @@ def ramp(kind: str, progress: float, length: float = 1.0) -> float:
     if kind == "fade":
         return 1 - t
     raise ValueError(f"ramp kind {kind!r}: expected 'none', 'linear', 'gaussian' or 'fade'")
-
-
-def ramped_weight(term: Term, progress: float) -> float:
-    """Weight of a term at a point of the training, see :func:`ramp`."""
-    return term.weight * ramp(term.ramp, progress, term.ramp_length)

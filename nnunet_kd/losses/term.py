@@ -1,118 +1,102 @@
-"""Weights and settings of loss terms, and the block of those between features, as frozen dataclasses."""
+"""What all loss terms share: weight and ramp, and how a term makes itself known.
 
-from dataclasses import dataclass
-from typing import Literal
+A term is one place: its settings (a frozen dataclass), its function and its registration stand in one file. A file in
+this folder, or in ``losses/`` of a folder of ``NNUNET_KD_EXTENSIONS``, is all that a new term needs.
+"""
 
-from nnunet_kd.utilities.errors import UserError
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, Literal, TypeVar
+
+from nnunet_kd.losses.ramps import ramp
 from nnunet_kd.utilities.schema import block, number, value
 
 Ramp = Literal["none", "linear", "gaussian", "fade"]
 RAMP = "weight over the training: constant, rising linearly or as exp(-5 (1 - t)^2), or falling linearly to 0"
 RAMP_LENGTH = "fraction of the training over which the weight rises or falls"
+WEIGHT = "weight in the training loss; 0 switches the term off"
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Term:
-    """Weight and ramp of one distillation term; weight 0 switches it off."""
+    """Weight and ramp of one term; its own numbers are those of a subclass."""
 
-    weight: float = number(0.0, "weight in the training loss; 0 switches the term off", minimum=0)
+    weight: float = number(0.0, WEIGHT, minimum=0)
     ramp: Ramp = value("none", RAMP)
     ramp_length: float = number(1.0, RAMP_LENGTH, above=0, maximum=1)
 
+    def weight_at(self, progress: float) -> float:
+        """The ramped weight.
 
-@dataclass(frozen=True)
-class ImportanceTerm(Term):
-    """Importance maps distillation (Qin et al. 2021, Eq. 3-5)."""
+        Args:
+            progress: fraction of the training that has passed, in [0, 1].
+        """
+        return self.weight * ramp(self.ramp, progress, self.ramp_length)
 
-    weight: float = number(0.1, "weight in the training loss; 0 switches the term off", minimum=0)
-    exponent: float = number(2.0, "exponent of the activations in the importance map", above=0)
-    scale: Literal["size_free", "paper"] = value(
-        "size_free", "size_free: independent of the patch size; paper: Eq. 5, grows with the root of the places"
-    )
-
-
-@dataclass(frozen=True)
-class RegionAffinityTerm(Term):
-    """Region affinity distillation (Qin et al. 2021, Eq. 6-8)."""
-
-    weight: float = number(0.1, "weight in the training loss; 0 switches the term off", minimum=0)
-    form: Literal["mean", "vector"] = value(
-        "vector", "vector: each pair of classes by itself; mean: one number, in which errors of pairs can cancel"
-    )
-    norm: int = number(2, "p of the norm of the vector's difference, 1 or 2", minimum=1, maximum=2)
+    @classmethod
+    def field(cls, name: str, meaning: str) -> tuple[str, type, Any]:
+        """Key, type and dataclass field of the term in the configuration."""
+        return name, cls, block(cls, meaning)
 
 
-@dataclass(frozen=True)
-class AttentionTerm(Term):
-    """Attention transfer (Zagoruyko and Komodakis 2017)."""
-
-    exponent: float = number(2.0, "exponent of the activations in the attention map", above=0)
+T = TypeVar("T", bound=Term)
+S = TypeVar("S")
 
 
-@dataclass(frozen=True)
-class PairwiseTerm(Term):
-    """Pair-wise (structured) distillation (Liu et al. 2019)."""
+@dataclasses.dataclass(frozen=True)
+class TermSettings(Generic[T]):
+    """A block of the configuration whose terms come from a registry."""
 
-    positions: int = number(
-        512, "at most so many places after pooling; memory grows with the square", minimum=2, maximum=8192
-    )
-
-
-@dataclass(frozen=True)
-class ChannelWiseTerm(Term):
-    """Channel-wise distillation (Shu et al. 2021)."""
-
-    temperature: float = number(4.0, "softmax temperature T over places; the term carries T^2", above=0)
+    def active(self) -> dict[str, T]:
+        """The terms whose weight is not 0, by name."""
+        terms = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {name: t for name, t in terms.items() if isinstance(t, Term) and t.weight > 0}  # type: ignore[misc]
 
 
-@dataclass(frozen=True)
-class FeaturePair:
-    """A layer of the student and the layer of the teacher that it imitates."""
+class TermRegistry(Generic[T]):
+    """The terms of one family, by name."""
 
-    student: str = value("", "feature of the student, as nnUNetv2_kd plan --list-taps names it (required)")
-    teacher: str = value("", "feature of the teacher (required)")
+    def __init__(self, family: str):
+        """Args:
+        family: what a message calls them.
+        """
+        self.family = family
+        self._terms: dict[str, tuple[type[T], str]] = {}
 
-    def check(self, path: str) -> None:
-        """Both are required.
+    def register(self, name: str, meaning: str) -> Callable[[type[T]], type[T]]:
+        """Decorator of a term's settings.
+
+        Args:
+            name: key in the configuration, and of the term's curve.
+            meaning: one line for the reference.
 
         Raises:
-            UserError: names the key.
+            ValueError: when another class has the name.
         """
-        for key, name in (("student", self.student), ("teacher", self.teacher)):
-            if not name:
-                raise UserError(f"{path}.{key}: missing; expected a name such as encoder.0 (plan --list-taps).")
 
+        def decorate(cls: type[T]) -> type[T]:
+            before = self._terms.get(name, (cls, ""))[0]
+            if (before.__module__, before.__qualname__) != (cls.__module__, cls.__qualname__):
+                raise ValueError(f"{self.family} {name!r} is there already: {before.__module__}.{before.__qualname__}")
+            self._terms[name] = cls, meaning
+            return cls
 
-@dataclass(frozen=True)
-class Features:
-    """Terms between features of the student and of a teacher in memory, each summed over the pairs of layers."""
+        return decorate
 
-    pairs: tuple[FeaturePair, ...] = value((), "pairs of layers; empty: number_of_pairs of equal resolution")
-    number_of_pairs: int = number(
-        2, "pairs to choose: the first, the last, and what lies evenly between", minimum=1, maximum=4
-    )
-    importance: ImportanceTerm = block(ImportanceTerm, "importance maps (IMD), L1 distance")
-    region_affinity: RegionAffinityTerm = block(RegionAffinityTerm, "contrast between classes (RAD)")
-    attention: AttentionTerm = block(AttentionTerm, "attention transfer (AT), L2 distance")
-    pairwise: PairwiseTerm = block(PairwiseTerm, "cosines between places (PA)")
-    similarity: Term = block(Term, "similarity of the batch's images (SPKD); needs two or more in a batch")
-    intra_class: Term = block(Term, "similarity of voxels to their class (IFVD)")
-    hint: Term = block(Term, "squared error of the student's projected features (FitNets, mimic)")
-    channel_wise: ChannelWiseTerm = block(ChannelWiseTerm, "distribution of each channel over places (CWD)")
+    @property
+    def terms(self) -> Mapping[str, type[T]]:
+        """Name -> settings, in the order of registration."""
+        return {name: cls for name, (cls, _) in self._terms.items()}
 
+    def settings(self, base: type[S], name: str, module: str) -> type[S]:
+        """The block of the configuration: a block for every term, then the keys of ``base``.
 
-FEATURE_TERMS = (
-    "importance",
-    "region_affinity",
-    "attention",
-    "pairwise",
-    "similarity",
-    "intra_class",
-    "hint",
-    "channel_wise",
-)
-
-
-def active_feature_terms(config: Features) -> tuple[str, ...]:
-    """Names of the feature terms whose weight is not 0."""
-    return tuple(name for name in FEATURE_TERMS if getattr(config, name).weight > 0)
+        Args:
+            base: a dataclass, a :class:`TermSettings`.
+            name: of the new class.
+            module: where it is to be found, so that it can be pickled.
+        """
+        fields = [cls.field(key, meaning) for key, (cls, meaning) in self._terms.items()]
+        made = dataclasses.make_dataclass(name, fields, bases=(base,), frozen=True, namespace={"__doc__": base.__doc__})
+        made.__module__ = module
+        return made

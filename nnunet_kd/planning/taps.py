@@ -7,7 +7,7 @@ from typing import Any
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_kd.losses.term import Features
+from nnunet_kd.losses.feature_distillation import FeatureSettings
 from nnunet_kd.planning.cost import build_for_planning
 from nnunet_kd.teachers.feature_taps import choose_pairs, feature_names, measure_features, measure_layers
 from nnunet_kd.utilities.errors import UserError
@@ -18,7 +18,7 @@ NO_NAMES = "(features of this network have no names; use the paths of its layers
 
 @dataclass(frozen=True)
 class TapList:
-    """Features of one network for one patch.
+    """FeatureSettings of one network for one patch.
 
     Attributes:
         network: name in the list.
@@ -50,7 +50,7 @@ def list_taps(
     patch: Sequence[int],
     named: Sequence[str] = (),
 ) -> TapList:
-    """Features of the network that plans describe, for a patch; on the meta device where the network allows it.
+    """FeatureSettings of the network that plans describe, for a patch; on the meta device where the network allows it.
 
     Args:
         network: name in the list.
@@ -79,7 +79,7 @@ def _measure(name: str, network: Any, shape: Sequence[int], named: Sequence[str]
     return TapList(name, shapes if layers else measure_layers(network, shape) | shapes, layers)
 
 
-def describe_pairs(student: TapList, teacher: TapList, features: Features) -> str:
+def describe_pairs(student: TapList, teacher: TapList, features: FeatureSettings) -> str:
     """The pairs of layers that a training would use, or why it needs them to be named."""
     try:
         pairs = features.pairs or choose_pairs(student.shapes, teacher.shapes, features.number_of_pairs)

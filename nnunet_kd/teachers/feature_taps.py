@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nnunet_kd.losses.term import FeaturePair
+from nnunet_kd.losses.feature_distillation import FeaturePair
 from nnunet_kd.utilities.errors import UserError
 
 BOTTLENECK = "bottleneck"

@@ -38,6 +38,7 @@ def value(default: Any, doc: str) -> Any:
 
 
 def block(cls: type, doc: str) -> Any:
+    """A field that holds a dataclass; its class may be a subclass of what the field's annotation says."""
     return field(default_factory=cls, metadata={"doc": doc})
 
 
@@ -60,7 +61,7 @@ def from_dict(cls: type[T], data: Any, path: str, other_keys: bool = False) -> T
     """
     if not isinstance(data, Mapping):
         raise UserError(f"{path}: found {_shown(data)}, expected an object with the keys {', '.join(_names(cls))}.")
-    hints = typing.get_type_hints(cls)
+    hints = _types(cls)
     unknown = sorted(set(data) - set(hints))
     if unknown and not other_keys:
         raise UserError(f"{path}.{unknown[0]}: unknown key; allowed are {', '.join(_names(cls))}.")
@@ -74,6 +75,13 @@ def from_dict(cls: type[T], data: Any, path: str, other_keys: bool = False) -> T
     if isinstance(config, Checked):
         config.check(path)
     return config
+
+
+def _types(cls: type) -> dict[str, Any]:
+    """Type of every field; of a block the class that makes its default, which may be made at run time."""
+    hints = typing.get_type_hints(cls)
+    made = {f.name: f.default_factory for f in dataclasses.fields(cls)}
+    return {f: made[f] if dataclasses.is_dataclass(made[f]) else hints[f] for f in made}
 
 
 def _names(cls: type) -> list[str]:
@@ -142,7 +150,7 @@ def _check_limits(value: Any, path: str, limits: Mapping[str, Any]) -> None:
 
 def iterate_keys(cls: type, path: str) -> Iterator[tuple[str, str, str, str]]:
     """Every key of the block as (path, type, default, meaning), in order."""
-    hints = typing.get_type_hints(cls)
+    hints = _types(cls)
     for f in dataclasses.fields(cls):
         hint, name = hints[f.name], f"{path}.{f.name}"
         if dataclasses.is_dataclass(hint):

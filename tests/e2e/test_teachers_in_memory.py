@@ -8,10 +8,14 @@ import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from nnunetv2.run.run_training import get_trainer_from_args
 
-from nnunet_kd.data.dataset import ImageWithSoftLabels
+from nnunet_kd.losses.soft_targets import SoftTargets
+from nnunet_kd.softlabels.channels import ImageWithSoftLabels
 from nnunet_kd.softlabels.export import Exporter
 from nnunet_kd.softlabels.stores import open_store
 from nnunet_kd.teachers.model import load_checkpoint_file
+from nnunet_kd.teaching.reference import Reference
+from nnunet_kd.teaching.source import Teaching
+from nnunet_kd.teaching.weights import weigh, weighted_mean
 from tests.e2e.conftest import SMALL, read_segmentation
 
 FEATURE, MULTI = "nnUNetTrainerKDFeature", "nnUNetTrainerKDMultiTeacher"
@@ -98,15 +102,14 @@ def test_stored_predictions_give_the_loss_of_teachers_in_memory(workspace, teach
     stored.network.load_state_dict(online.network.state_dict())
     members = stored.teaching_ensemble().stores()
     assert len(members) == 2
-    online.load_teachers(online.teaching_ensemble())
-    assert len(online.online_teachers) == 2
+    online.teaching.start(online.bare_network, None, 0)
+    assert len(online.teaching.teachers) == 2
     case = members[0].student.dataset.identifiers[0]
     image, segmentation, _, _ = members[0].student.dataset.load_case(case)
-    joined = image
     for member in members:
         Exporter(member, torch.device("cpu")).run([case], progress=False)
-        joined = ImageWithSoftLabels(joined, open_store(member).read(case))
-    stored.stored_teachers = 2
+    stored.teaching.stores = tuple(open_store(m) for m in members)
+    joined = ImageWithSoftLabels(image, [s.read(case) for s in stored.teaching.stores])
 
     patch = online.configuration_manager.patch_size
     assert all(i <= p for i, p in zip(image.shape[1:], patch, strict=True)), "the image must fit into one patch"
@@ -117,29 +120,25 @@ def test_stored_predictions_give_the_loss_of_teachers_in_memory(workspace, teach
     online.enable_deep_supervision = False
     online.loss = online._build_loss()
     online.kd_loss.output_weights = (1.0,)
-    stored.loss, stored.kd_loss = online.loss, online.kd_loss
     inside = data[:, -1:] > 0.5
 
-    values = {}
-    for name, trainer in (("online", online), ("stored", stored)):
+    # the padding around the image is known to nobody: in memory it is left out as the stored mask leaves it out
+    reference = Reference(target.clamp_min(0), 3, sigmoid=False)
+    with torch.no_grad():
         images = data[:, :1]
-        with torch.no_grad():
-            output = online.network(images)
-            trainer._lessons = tuple(t.teach(images) for t in trainer.online_teachers)
-            if name == "online":  # the padding around the image is known to nobody: leave it out, as the mask does
-                known = trainer.teacher_probabilities
-
-                def inside_only(data, known=known):
-                    return [p * inside for p in known(data)[0]], inside
-
-                trainer.teacher_probabilities = inside_only
-            values[name] = trainer.compute_loss(output, target.clamp_min(0), data)[1]
+        output = online.network(images)
+        from_stores = stored.teaching.teach(data, images, reference)
+        known = [t.predict(images)[0].softmax(1) * inside for t in online.teaching.teachers]
+        weights = weigh(online.kd.multi_teacher, known, inside, reference, sigmoid=False)
+        in_memory = Teaching(SoftTargets(weighted_mean(known, weights), inside), weights)
+        values = {
+            name: {f"kd_{k}": v for k, v in online.kd_loss(output, teaching.targets, 0.0).items()}
+            for name, teaching in (("online", in_memory), ("stored", from_stores))
+        }
     for term in ("kd_kl", "kd_mse", "kd_soft_ce", "kd_soft_dice"):
         assert float(values["online"][term]) > 0
         assert float(values["stored"][term]) == pytest.approx(float(values["online"][term]), rel=0.01), term
-    np.testing.assert_allclose(
-        values["online"]["kd_teacher_weights"], values["stored"]["kd_teacher_weights"], atol=2e-3
-    )
+    np.testing.assert_allclose(in_memory.weights, from_stores.weights, atol=2e-3)
 
 
 def test_several_teachers_in_2d_train_resume_and_predict(workspace, teachers, tmp_path):

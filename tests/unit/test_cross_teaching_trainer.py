@@ -61,7 +61,7 @@ def started(plans="Cross"):
 
 
 def networks_of(trainer):
-    return {"student": trainer.network, **{p.name: p.network for p in trainer.peers}}
+    return {"student": trainer.network, **{p.name: p.network for p in trainer.teaching.peers}}
 
 
 def test_a_step_moves_every_network_and_each_term_only_those_that_learn_from_it(toy):
@@ -79,8 +79,7 @@ def test_a_step_moves_every_network_and_each_term_only_those_that_learn_from_it(
     for term, who in learners.items():
         for network in networks_of(trainer).values():
             network.zero_grad()
-        output = trainer.run_network(batch["data"])
-        terms = trainer.compute_loss(output, batch["target"], batch["data"])[1]
+        terms = trainer.training_losses(batch["data"], batch["target"])[1]
         assert terms.keys() == learners.keys()
         terms[term].backward()
         for name, network in networks_of(trainer).items():
@@ -102,10 +101,7 @@ def test_the_segmentation_of_unlabeled_cases_has_no_effect(toy):
     target = batch["target"].clone()
     target[2:] = 1
     with torch.no_grad():
-        losses = [
-            trainer.compute_loss(trainer.run_network(batch["data"]), t, batch["data"])[0]
-            for t in (batch["target"], target)
-        ]
+        losses = [trainer.training_losses(batch["data"], t)[0] for t in (batch["target"], target)]
     assert losses[0] == losses[1]
 
 
@@ -167,7 +163,7 @@ def test_training_resumes_exactly_and_ends_with_a_stock_student_and_exported_tea
 def test_other_rows_of_table_3_train(toy, block, peers, unlabeled):
     write_plans(toy, "Row", **block)
     trainer = started("Row")
-    assert [p.name for p in trainer.peers] == peers
+    assert [p.name for p in trainer.teaching.peers] == peers
     batch = next(trainer.dataloader_train)
     assert any(k.startswith("new_") for k in batch["keys"]) == unlabeled
     assert np.isfinite(trainer.train_step(batch)["loss"])
@@ -204,7 +200,7 @@ def test_validation_alone_needs_no_teachers(toy):
     trainer.save_checkpoint(str(Path(trainer.output_folder) / "checkpoint_final.pth"))
     (toy.preprocessed / "Teacher.json").unlink()
     alone = trainer_of(resume=Path(trainer.output_folder) / "checkpoint_final.pth")
-    assert alone.peers == ()
+    assert alone.teaching.peers == ()
 
 
 def test_the_recipe_is_chois():

@@ -7,27 +7,47 @@ import pytest
 import torch
 from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
 
+from nnunet_kd.config import Distillation
 from nnunet_kd.losses import (
     DistillationLoss,
-    active_terms,
-    common_scale,
     kl_divergence,
     mse_of_probabilities,
-    resize_soft_labels,
     soft_cross_entropy,
     soft_dice_loss,
-    unpack_soft_labels,
 )
-from nnunet_kd.losses.settings import Distillation, HardLoss, KLTerm, SoftCETerm, SoftDiceTerm
-from nnunet_kd.losses.term import Term
+from nnunet_kd.losses.distillation import common_scale
+from nnunet_kd.losses.hard_loss import HardLoss
+from nnunet_kd.losses.kl import KLTerm
+from nnunet_kd.losses.mse import MSETerm
+from nnunet_kd.losses.soft_ce import SoftCETerm
+from nnunet_kd.losses.soft_dice import SoftDiceTerm
+from nnunet_kd.losses.soft_targets import SoftTargets
+from nnunet_kd.softlabels import channels as layout
 
 SHAPES = {"2d": (8, 12), "3d": (4, 8, 12)}
 ALL = Distillation(
     kl=KLTerm(weight=0.5, temperature=3.0, direction="student_teacher"),
-    mse=Term(weight=2.0),
+    mse=MSETerm(weight=2.0),
     soft_ce=SoftCETerm(weight=0.25),
     soft_dice=SoftDiceTerm(weight=1.5, batch_dice=False),
 )
+
+
+class LossOfChannels(DistillationLoss):
+    """The loss against what the data loader delivers."""
+
+    def forward(self, outputs, channels, progress, *args):
+        return super().forward(outputs, SoftTargets(*unpack_soft_labels(channels, self.sigmoid)), progress, *args)
+
+
+def unpack_soft_labels(channels, sigmoid):
+    (probabilities,), valid = layout.unpack(channels, sigmoid)
+    return probabilities, valid
+
+
+def resize_soft_labels(soft_labels, valid, shape, how="mean"):
+    resized = SoftTargets(soft_labels, valid).resized(shape, how)
+    return resized.probabilities, resized.valid
 
 
 def direct_terms(logits, q, valid, sigmoid):
@@ -116,13 +136,13 @@ def test_averaging_down_takes_valid_voxels_only_and_needs_half_of_them():
 def test_resizing_to_the_same_shape_changes_nothing(spatial, sigmoid):
     q = teacher(spatial, sigmoid)
     valid = torch.ones_like(q[:, :1], dtype=torch.bool)
-    assert resize_soft_labels(q, valid, spatial) == (q, valid)
+    assert all(map(torch.equal, resize_soft_labels(q, valid, spatial), (q, valid)))
 
 
 def test_each_term_is_its_own_loss_times_its_weight(spatial, sigmoid):
     q, logits = teacher(spatial, sigmoid), pyramid(spatial)[0]
     raw = channels(q, (torch.arange(spatial[-1]) > 2).double(), sigmoid)
-    terms = DistillationLoss(ALL, sigmoid, [1.0])(logits, raw, 0.0)
+    terms = LossOfChannels(ALL, sigmoid, [1.0])(logits, raw, 0.0)
     expected = direct_terms(logits, *unpack_soft_labels(raw, sigmoid), sigmoid)
     assert list(terms) == ["kl", "mse", "soft_ce", "soft_dice"]
     assert {k: float(v) for k, v in terms.items()} == pytest.approx({k: float(v) for k, v in expected.items()})
@@ -133,7 +153,7 @@ def test_deep_supervision_is_the_weighted_sum_over_outputs(spatial, sigmoid):
     raw = channels(q, 1.0, sigmoid)
     soft, valid = unpack_soft_labels(raw, sigmoid)
     each = [direct_terms(o, *resize_soft_labels(soft, valid, o.shape[2:]), sigmoid) for o in outputs]
-    terms = DistillationLoss(ALL, sigmoid, weights)(outputs, raw, 0.0)
+    terms = LossOfChannels(ALL, sigmoid, weights)(outputs, raw, 0.0)
     for name, value in terms.items():
         expected = sum(w * float(e[name]) for w, e in zip(weights, each, strict=True))
         assert float(value) == pytest.approx(expected), name
@@ -141,16 +161,16 @@ def test_deep_supervision_is_the_weighted_sum_over_outputs(spatial, sigmoid):
 
 def test_an_output_of_weight_zero_is_skipped(spatial, sigmoid):
     raw, (first, second, last) = channels(teacher(spatial, sigmoid), 1.0, sigmoid), pyramid(spatial)
-    loss = DistillationLoss(ALL, sigmoid, (0.7, 0.3, 0.0))
+    loss = LossOfChannels(ALL, sigmoid, (0.7, 0.3, 0.0))
     with_last = loss([first, second, torch.full_like(last, math.nan)], raw, 0.0)
     assert all(torch.isfinite(v) for v in with_last.values())
 
 
 def test_deep_supervision_off_uses_the_highest_resolution_with_weight_one(spatial, sigmoid):
     raw, outputs = channels(teacher(spatial, sigmoid), 1.0, sigmoid), pyramid(spatial)
-    off = Distillation(mse=Term(weight=1.0), deep_supervision=False)
-    value = DistillationLoss(off, sigmoid, (0.6, 0.3, 0.1))(outputs, raw, 0.0)["mse"]
-    expected = DistillationLoss(off, sigmoid, (1.0,))(outputs[0], raw, 0.0)["mse"]
+    off = Distillation(mse=MSETerm(weight=1.0), deep_supervision=False)
+    value = LossOfChannels(off, sigmoid, (0.6, 0.3, 0.1))(outputs, raw, 0.0)["mse"]
+    expected = LossOfChannels(off, sigmoid, (1.0,))(outputs[0], raw, 0.0)["mse"]
     assert float(value) == float(expected) > 0
 
 
@@ -158,24 +178,24 @@ def test_only_terms_with_a_weight_are_computed(spatial, sigmoid):
     raw, logits = channels(teacher(spatial, sigmoid), 1.0, sigmoid), pyramid(spatial)[0]
     one = Distillation(soft_dice=SoftDiceTerm(weight=1.0), soft_ce=SoftCETerm(weight=0.0))
     none = Distillation(soft_dice=SoftDiceTerm(weight=0.0), soft_ce=SoftCETerm(weight=0.0))
-    assert active_terms(one) == tuple(DistillationLoss(one, sigmoid, [1.0])(logits, raw, 0.0)) == ("soft_dice",)
-    assert active_terms(none) == ()
-    assert DistillationLoss(none, sigmoid, [1.0])(logits, raw, 0.0) == {}
+    assert tuple(one.active()) == tuple(LossOfChannels(one, sigmoid, [1.0])(logits, raw, 0.0)) == ("soft_dice",)
+    assert tuple(none.active()) == ()
+    assert LossOfChannels(none, sigmoid, [1.0])(logits, raw, 0.0) == {}
 
 
 def test_the_default_is_the_soft_counterpart_of_nnunets_loss():
-    assert active_terms(Distillation()) == ("soft_ce", "soft_dice")
+    assert tuple(Distillation().active()) == ("soft_ce", "soft_dice")
 
 
 def test_each_term_follows_its_own_ramp():
     raw, logits = channels(teacher((8, 12), False), 1.0, False), pyramid((8, 12))[0]
     config = Distillation(
         kl=KLTerm(1.0, "linear", 0.5),
-        mse=Term(1.0, "gaussian"),
+        mse=MSETerm(1.0, "gaussian"),
         soft_ce=SoftCETerm(1.0),
         soft_dice=SoftDiceTerm(weight=0.0),
     )
-    loss = DistillationLoss(config, False, [1.0])
+    loss = LossOfChannels(config, False, [1.0])
     full, quarter = loss(logits, raw, 1.0), loss(logits, raw, 0.25)
     ratio = {name: float(quarter[name] / full[name]) for name in full}
     assert ratio == pytest.approx({"kl": 0.5, "mse": math.exp(-5 * 0.75**2), "soft_ce": 1.0})
@@ -188,14 +208,14 @@ def test_what_lies_outside_the_image_never_matters(spatial, sigmoid):
     other = [o.clone() for o in outputs]
     for o in other:
         o[..., : o.shape[-1] // 3] += 50
-    loss = DistillationLoss(ALL, sigmoid, (0.6, 0.3, 0.1))
+    loss = LossOfChannels(ALL, sigmoid, (0.6, 0.3, 0.1))
     assert loss(outputs, raw, 0.0) == loss(other, raw, 0.0)
 
 
 def test_a_patch_wholly_outside_the_image_costs_nothing(spatial, sigmoid):
     outputs = [o.requires_grad_() for o in pyramid(spatial)]
     raw = channels(teacher(spatial, sigmoid), 0.0, sigmoid)
-    terms = DistillationLoss(ALL, sigmoid, (0.6, 0.3, 0.1))(outputs, raw, 0.0)
+    terms = LossOfChannels(ALL, sigmoid, (0.6, 0.3, 0.1))(outputs, raw, 0.0)
     torch.stack(list(terms.values())).sum().backward()
     assert all((v == 0).all() for v in terms.values())
     assert all((o.grad == 0).all() for o in outputs)
@@ -204,7 +224,7 @@ def test_a_patch_wholly_outside_the_image_costs_nothing(spatial, sigmoid):
 def test_the_student_alone_gets_a_gradient_and_the_loss_has_no_parameters(spatial, sigmoid):
     raw = channels(teacher(spatial, sigmoid), 1.0, sigmoid).requires_grad_()
     outputs = [o.requires_grad_() for o in pyramid(spatial)]
-    loss = DistillationLoss(ALL, sigmoid, (0.6, 0.3, 0.1))
+    loss = LossOfChannels(ALL, sigmoid, (0.6, 0.3, 0.1))
     torch.stack(list(loss(outputs, raw, 0.0).values())).sum().backward()
     assert all(o.grad.abs().sum() > 0 for o in outputs)
     assert raw.grad is None
@@ -214,19 +234,19 @@ def test_the_student_alone_gets_a_gradient_and_the_loss_has_no_parameters(spatia
 def test_channels_that_do_not_fit_the_labels_are_refused(spatial, sigmoid):
     raw, logits = channels(teacher(spatial, sigmoid), 1.0, sigmoid), pyramid(spatial)[0]
     with pytest.raises(ValueError, match="soft labels"):
-        DistillationLoss(ALL, sigmoid, [1.0])(logits, raw[:, 1:], 0.0)
+        LossOfChannels(ALL, sigmoid, [1.0])(logits, raw[:, 1:], 0.0)
 
 
 def test_a_wrong_number_of_outputs_is_refused(spatial, sigmoid):
     raw, outputs = channels(teacher(spatial, sigmoid), 1.0, sigmoid), pyramid(spatial)
     for given, weights in ((outputs, (1.0,)), (outputs[:1], (0.7, 0.3))):
         with pytest.raises(ValueError, match="deep-supervision weights"):
-            DistillationLoss(ALL, sigmoid, weights)(given, raw, 0.0)
+            LossOfChannels(ALL, sigmoid, weights)(given, raw, 0.0)
 
 
 def test_compiles_as_one_graph(sigmoid):
     raw, outputs = channels(teacher((8, 12), sigmoid), 1.0, sigmoid), pyramid((8, 12))
-    loss = DistillationLoss(ALL, sigmoid, (0.6, 0.3, 0.1))
+    loss = LossOfChannels(ALL, sigmoid, (0.6, 0.3, 0.1))
     torch._dynamo.reset()
     compiled = torch.compile(loss, backend="eager", fullgraph=True)
     for progress in (0.0, 0.5):
@@ -248,7 +268,7 @@ def test_lower_outputs_follow_the_nearest_voxel_of_the_whole_patch():
     soft = torch.rand(1, 1, 8, 8)
     config = Distillation(downsampling="nearest", normalized=False)
     outputs = [torch.zeros(1, 1, 8 // f, 8 // f) for f in (1, 2, 4)]
-    loss = DistillationLoss(config, True, [0.0, 0.0, 1.0])
+    loss = LossOfChannels(config, True, [0.0, 0.0, 1.0])
     value = loss(outputs, torch.cat((soft, torch.ones_like(soft)), 1), 0.5)["soft_dice"]
     p, t = torch.full((2, 2), 0.5), soft[0, 0, 2::4, 2::4]
     assert float(value) == pytest.approx(float(1 - 2 * (p * t).sum() / (p.square() + t.square()).sum()), rel=1e-4)

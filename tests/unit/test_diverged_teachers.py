@@ -12,7 +12,7 @@ from nnunet_kd.softlabels.export import Exporter
 from nnunet_kd.teachers.ensemble import TeachingEnsemble
 from nnunet_kd.teachers.loading import build_network
 from nnunet_kd.teachers.model import TeacherModel
-from nnunet_kd.teaching.memory import load_online_teacher
+from nnunet_kd.teaching.frozen_teacher import load_frozen_teacher
 from nnunet_kd.utilities.errors import UserError
 from tests.unit.test_image_readers import GEOMETRIES, ensemble_of, plans, raw, student
 from tests.unit.test_online_trainers import FEATURE, TEACHER, batch_of, labels, make_teacher, trainer_of, write_student
@@ -54,7 +54,7 @@ def test_weights_that_are_not_finite_are_refused_by_every_user_of_them(ensemble)
     network = build_network(model.plans_manager, "3d_fullres", DATASET_JSON, "nnUNetTrainer")
     for use in (
         lambda: export(ensemble),
-        lambda: load_online_teacher(model, 0, ensemble.student, network, None, CPU),
+        lambda: load_frozen_teacher(model, 0, ensemble.student, network, None, CPU),
         lambda: load_stage(model, CPU, 0.5, False, False),
     ):
         with pytest.raises(UserError, match=r"fold_0/checkpoint_final\.pth: its weights decoder.*diverged.*fold 0"):
@@ -93,11 +93,11 @@ def test_a_teacher_in_memory_stops_the_training_with_one_sentence(tmp_path, monk
     write_student(toy)
     trainer = trainer_of("Student", FEATURE)
     trainer.initialize()
-    trainer.load_teachers(trainer.teaching_ensemble())
+    trainer.teaching.start(trainer.bare_network, None, 0)
     batch = batch_of(labels())
     trainer.train_step(batch)
     with torch.no_grad():
-        trainer.online_teachers[0].network.decoder.seg_layers[-1].bias[1] = float("inf")
+        trainer.teaching.teachers[0].network.decoder.seg_layers[-1].bias[1] = float("inf")
     with pytest.raises(SystemExit):
         trainer.train_step(batch)
     message = capsys.readouterr().err

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import distributed as dist
 
+from nnunet_kd.config import Features
 from nnunet_kd.losses import FeatureDistillationLoss, importance_loss
+from nnunet_kd.losses.feature_term import FEATURE_TERMS
 from nnunet_kd.losses.teacher_weights import reference_dice_losses, teacher_weights
-from nnunet_kd.losses.term import FEATURE_TERMS, Features
 from nnunet_kd.utilities.schema import from_dict
 
 ONLY = {name: {"weight": 0.0} for name in ("importance", "region_affinity")}
@@ -32,12 +33,12 @@ CHANNELS = [(3, 5), (4, 4)]
 
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_every_term_is_finite_weighted_and_learnable(dimensions):
-    config = block(**{name: {"weight": 0.5} for name in FEATURE_TERMS})
+    config = block(**{name: {"weight": 0.5} for name in FEATURE_TERMS.terms})
     loss = FeatureDistillationLoss(config, CHANNELS, dimensions)
     student, teacher, regions = example(dimensions)
     student = [s.requires_grad_() for s in student]
     terms = loss(student, teacher, regions, 0.0)
-    assert set(terms) == set(FEATURE_TERMS)
+    assert set(terms) == set(FEATURE_TERMS.terms)
     assert all(float(v.detach()) > 0 for v in terms.values())
     sum(terms.values()).backward()
     assert all(s.grad.abs().sum() > 0 for s in student)

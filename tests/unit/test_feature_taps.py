@@ -9,7 +9,7 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet, Resi
 from torch import distributed as dist
 from torch import nn
 
-from nnunet_kd.losses.term import FeaturePair
+from nnunet_kd.losses.feature_distillation import FeaturePair
 from nnunet_kd.teachers.feature_taps import FeatureTaps, choose_pairs, feature_names, find_layer, measure_features
 from nnunet_kd.utilities.errors import UserError
 from tests.unit.test_networks import SMALL, small

@@ -8,7 +8,7 @@ from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import Dow
 from nnunet_kd.config import Augmentation, CutMix, Mixup
 from nnunet_kd.data.mixed_batches import without_last
 from nnunet_kd.data.mixing import MixedReference, Mixing, draw_mixing, mix
-from nnunet_kd.losses import unpack_soft_labels
+from nnunet_kd.softlabels.channels import unpack
 from tests.unit.test_online_trainers import batch_of, labels, trainer_of
 from tests.unit.toy_dataset import make_toy
 
@@ -85,12 +85,13 @@ def test_mixup_mixes_probabilities_whose_sum_stays_one(sigmoid):
     assert isinstance(reference, MixedReference)
     assert torch.equal(reference.first[0], full)
     assert torch.equal(reference.second[0], full[partner])
-    probabilities, valid = unpack_soft_labels(mixed[:, 1:], sigmoid)
+    (probabilities,), valid = unpack(mixed[:, 1:], sigmoid)
     assert torch.equal(valid, inside > 0), "a voxel is taught where the patch that counts more has a soft label"
     if not sigmoid:
         assert torch.allclose(probabilities.sum(1, keepdim=True), valid.float(), atol=1e-6)
     both = valid & valid[partner]
-    expected = 0.7 * unpack_soft_labels(channels, sigmoid)[0] + 0.3 * unpack_soft_labels(channels[partner], sigmoid)[0]
+    (first,), (second,) = unpack(channels, sigmoid)[0], unpack(channels[partner], sigmoid)[0]
+    expected = 0.7 * first + 0.3 * second
     assert torch.allclose(probabilities * both, expected * both, atol=1e-6)
 
 

@@ -1,18 +1,23 @@
 """Teachers in memory: what they must share with the student, and what the student sees of them."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_kd.losses import unpack_soft_labels
-from nnunet_kd.losses.term import Features
+from nnunet_kd.config import Distillation, Features, KDConfig
+from nnunet_kd.losses import DistillationLoss
+from nnunet_kd.losses.kl import KLTerm
+from nnunet_kd.losses.peer_term import probabilities_of
+from nnunet_kd.losses.soft_targets import SoftTargets, log_mixture
+from nnunet_kd.teachers.ensemble import TeachingEnsemble
 from nnunet_kd.teachers.fitness import check_same_input, patch_note
 from nnunet_kd.teachers.loading import build_network
 from nnunet_kd.teachers.model import TeacherModel
 from nnunet_kd.teachers.student_data import StudentSpace
-from nnunet_kd.teaching.memory import as_channels, load_online_teacher, networks_of
+from nnunet_kd.teaching.frozen_teacher import load_frozen_teacher
 from nnunet_kd.utilities.errors import UserError
 from nnunet_kd.utilities.schema import from_dict
 from tests.unit.test_plan_command import DATASET_JSON, make_plans, write_json
@@ -58,30 +63,30 @@ def student_network(configuration: str = "2d") -> torch.nn.Module:
 def test_a_teacher_gives_logits_and_features_without_gradients(tmp_path, configuration):
     model = teacher(tmp_path, plans_with(), configuration)
     student = student_network(configuration)
-    loaded = load_online_teacher(model, 0, student_space(configuration), student, Features(), CPU)
+    loaded = load_frozen_teacher(model, 0, student_space(configuration), student, Features(), CPU)
     assert [(p.student, p.teacher) for p in loaded.pairs] == [("encoder.0", "encoder.0"), ("decoder.1", "decoder.1")]
     assert loaded.channels == ((16, 16), (16, 16))
     images = torch.randn(2, 1, *[16] * (2 if configuration == "2d" else 3), requires_grad=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        lesson = loaded.teach(images)
-    assert lesson.logits.dtype == torch.float32
-    assert lesson.logits.shape == (2, 3, *images.shape[2:])
-    assert [f.dtype for f in lesson.features] == [torch.bfloat16] * 2, "as the student's, in the same autocast"
-    assert not any(t.requires_grad for t in (lesson.logits, *lesson.features))
+        logits, recorded = loaded.predict(images)
+    assert logits.dtype == torch.float32
+    assert logits.shape == (2, 3, *images.shape[2:])
+    assert [f.dtype for f in recorded] == [torch.bfloat16] * 2, "as the student's, in the same autocast"
+    assert not any(t.requires_grad for t in (logits, *recorded))
     assert not any(p.requires_grad for p in loaded.network.parameters())
     assert not loaded.network.training
     assert "PlainConvUNet" not in repr(loaded), "nnU-Net writes attributes of the trainer into debug.json"
 
 
 def test_without_feature_terms_there_are_no_pairs(tmp_path):
-    loaded = load_online_teacher(teacher(tmp_path, plans_with()), 0, student_space(), student_network(), None, CPU)
+    loaded = load_frozen_teacher(teacher(tmp_path, plans_with()), 0, student_space(), student_network(), None, CPU)
     assert loaded.pairs == ()
-    assert loaded.teach(torch.zeros(1, 1, 16, 16)).features == []
+    assert loaded.predict(torch.zeros(1, 1, 16, 16))[1] == []
 
 
 def test_pairs_may_be_named_and_need_not_be_of_equal_size(tmp_path):
     features = from_dict(Features, {"pairs": [{"student": "bottleneck", "teacher": "encoder.1"}]}, "kd.features")
-    loaded = load_online_teacher(teacher(tmp_path, plans_with()), 0, student_space(), student_network(), features, CPU)
+    loaded = load_frozen_teacher(teacher(tmp_path, plans_with()), 0, student_space(), student_network(), features, CPU)
     assert loaded.channels == ((64, 32),)
 
 
@@ -110,22 +115,45 @@ def test_another_patch_size_is_said_and_one_that_does_not_fit_refused(tmp_path):
     assert patch_note(student_space(), teacher(tmp_path / "same", plans_with())) is None
     odd = StudentSpace(PlansManager(plans_with(patch_size=[18, 16])), "2d", DATASET_JSON, Path("unused"), None)
     with pytest.raises(UserError, match=r"cannot take the student's patch of \[18, 16\] voxels"):
-        load_online_teacher(model, 0, odd, student_network(), None, CPU)
+        load_frozen_teacher(model, 0, odd, student_network(), None, CPU)
 
 
 def test_every_fold_of_every_folder_is_a_network():
     models = [TeacherModel(Path("a"), "2d", (0, 2)), TeacherModel(Path("b"), "2d", ("all",))]
-    assert [(m.folder.name, f) for m, f in networks_of(models)] == [("a", 0), ("a", 2), ("b", "all")]
+    members = TeachingEnsemble(KDConfig(), student_space(), tuple(models), None).members()
+    networks = [(model.folder.name, model.folds) for member in members for model in member.models]
+    assert networks == [("a", (0,)), ("a", (2,)), ("b", ("all",))]
+
+
+def tempered(logits, weights, sigmoid, temperature):
+    return log_mixture(logits, weights, temperature, sigmoid)
+
+
+@pytest.mark.parametrize("spatial", [(8, 12), (4, 8, 12)], ids=["2d", "3d"])
+@pytest.mark.parametrize("sigmoid", [False, True])
+def test_a_student_equal_to_a_sharp_teacher_has_nothing_to_learn_at_any_temperature(spatial, sigmoid):
+    logits = 40 * torch.randn(2, 3, *spatial, generator=torch.Generator().manual_seed(0))
+    one = torch.ones(1)
+    targets = SoftTargets(
+        probabilities_of(logits, sigmoid),
+        log_tempered=lambda temperature: log_mixture([logits], one, temperature, sigmoid),
+    )
+    for temperature in (1.0, 4.0):
+        config = Distillation(kl=KLTerm(weight=1.0, temperature=temperature))
+        value = DistillationLoss(config, sigmoid, (1.0,))(logits, targets, 0.0)["kl"]
+        assert value.item() == pytest.approx(0, abs=1e-5)
+        stored = DistillationLoss(config, sigmoid, (1.0,))(logits, SoftTargets(targets.probabilities), 0.0)["kl"]
+        assert stored.item() > 0.01, "probabilities alone have lost how sharp the teacher is"
 
 
 @pytest.mark.parametrize("sigmoid", [False, True])
-def test_predictions_in_memory_have_the_layout_of_stored_ones(sigmoid):
-    logits = torch.randn(2, 3, 4, 4, dtype=torch.float64)
-    probabilities = logits.sigmoid() if sigmoid else logits.softmax(1)
-    unpacked, valid = unpack_soft_labels(as_channels(probabilities, None, sigmoid), sigmoid)
-    torch.testing.assert_close(unpacked, probabilities)
-    assert valid.all()
-    half = torch.rand(2, 1, 4, 4) > 0.5
-    unpacked, valid = unpack_soft_labels(as_channels(probabilities * half, half, sigmoid), sigmoid)
-    torch.testing.assert_close(unpacked, probabilities * half)
-    assert (valid == half).all()
+def test_the_tempered_mean_of_teachers_is_the_mean_of_their_tempered_probabilities(sigmoid):
+    logits = [torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(i), dtype=torch.float64) for i in (0, 1)]
+    weights = torch.tensor([0.25, 0.75], dtype=torch.float64)
+    mixed = log_mixture(logits, weights, 3.0, sigmoid).exp()
+    first, second = (probabilities_of(z / 3, sigmoid) for z in logits)
+    expected = 0.25 * first + 0.75 * second
+    torch.testing.assert_close(mixed[..., 0] if sigmoid else mixed, expected)
+    targets = SoftTargets(expected, log_tempered=partial(tempered, logits, weights, sigmoid))
+    lower = targets.resized((4, 4), "mean").log_tempered(3.0).exp()
+    torch.testing.assert_close(lower[..., 0] if sigmoid else lower, torch.nn.functional.avg_pool2d(expected, 2))

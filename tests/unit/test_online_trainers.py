@@ -9,7 +9,7 @@ import pytest
 import torch
 from nnunetv2.run.run_training import get_trainer_from_args
 
-from nnunet_kd.losses.term import FEATURE_TERMS
+from nnunet_kd.losses.feature_term import FEATURE_TERMS as REGISTRY
 from nnunet_kd.teachers.model import load_checkpoint_file
 from tests.unit.test_plan_command import DATASET_JSON
 from tests.unit.toy_dataset import make_toy, plans_of
@@ -17,6 +17,7 @@ from tests.unit.toy_dataset import make_toy, plans_of
 FEATURE, MULTI = "nnUNetTrainerKDFeature", "nnUNetTrainerKDMultiTeacher"
 TEACHER = "nnUNetTrainerKDTeacher__Teacher__3d_fullres"
 REGIONS = {"labels": {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}, "regions_class_order": [1, 2]}
+FEATURE_TERMS = tuple(REGISTRY.terms)
 ALL_TERMS = {name: {"weight": 0.5} for name in FEATURE_TERMS}
 
 
@@ -52,7 +53,7 @@ def ready(plans, name):
     """A trainer with its teachers, without data."""
     trainer = trainer_of(plans, name)
     trainer.initialize()
-    trainer.load_teachers(trainer.teaching_ensemble())
+    trainer.teaching.start(trainer.bare_network, trainer._resumed, trainer.current_epoch)
     return trainer
 
 
@@ -76,17 +77,16 @@ def test_a_step_moves_student_and_heads_and_nothing_of_the_teacher(toy):
     make_teacher(toy)
     write_student(toy, features=ALL_TERMS, hard_loss={"name": "dice_focal"})
     trainer = ready("Student", FEATURE)
-    (teacher,) = trainer.online_teachers
-    before = [
-        copy.deepcopy(m.state_dict()) for m in (trainer.network, teacher.network, trainer.feature_losses[0].heads)
-    ]
+    (teacher,) = trainer.teaching.teachers
+    parts = (trainer.network, teacher.network, trainer.teaching.feature_losses[0].heads)
+    before = [copy.deepcopy(m.state_dict()) for m in parts]
     result = trainer.train_step(batch_of(labels()))
     expected = {f"kd_{t}" for t in ("hard", "soft_ce", "soft_dice", *FEATURE_TERMS)}
     assert {k for k in result if k.startswith("kd_")} == expected | {"kd_teacher_weights"}
     assert all(np.isfinite(v).all() for v in result.values())
     total = sum(float(result[k]) for k in expected)
     assert float(result["loss"]) == pytest.approx(total, rel=1e-5)
-    after = [m.state_dict() for m in (trainer.network, teacher.network, trainer.feature_losses[0].heads)]
+    after = [m.state_dict() for m in parts]
     moved = [any(not torch.equal(a[k], b[k]) for k in a) for a, b in zip(before, after, strict=True)]
     assert moved == [True, False, True]
     assert all(k.startswith(("encoder.", "decoder.")) for k in trainer.network.state_dict())
@@ -111,12 +111,14 @@ def test_a_resumed_training_goes_on_exactly(toy, tmp_path):
     second = trainer_of("Student", FEATURE)
     second.initialize()
     second.load_checkpoint(str(file))
-    second.load_teachers(second.teaching_ensemble())
+    second.teaching.start(second.bare_network, second._resumed, second.current_epoch)
     second.current_epoch = first.current_epoch
     for _ in range(2):  # the second of these also tells the optimizers' states
         ours, theirs = (t.train_step(copy.deepcopy(batch)) for t in (first, second))
         assert {k: v.tolist() for k, v in ours.items()} == {k: v.tolist() for k, v in theirs.items()}
-    for a, b in zip(first.feature_losses[0].parameters(), second.feature_losses[0].parameters(), strict=True):
+    for a, b in zip(
+        first.teaching.feature_losses[0].parameters(), second.teaching.feature_losses[0].parameters(), strict=True
+    ):
         assert torch.equal(a, b)
 
 
@@ -162,7 +164,7 @@ def test_weights_of_two_teachers_follow_their_dice_losses(toy):
     for kind in ("uniform", "paper", "inverse"):
         write_student(toy, kind, (0, 1), multi_teacher={"weights": kind})
         trainer = ready(kind, MULTI)
-        assert len(trainer.online_teachers) == 2
+        assert len(trainer.teaching.teachers) == 2
         weights[kind] = trainer.train_step(batch_of(labels()))["kd_teacher_weights"]
         assert weights[kind].sum() == pytest.approx(1)
     assert weights["uniform"].tolist() == [0.5, 0.5]
@@ -183,7 +185,6 @@ def test_fixed_weights_must_be_as_many_as_teachers(toy, capsys):
     [
         ({"ensemble": {"from_folder": "maps"}}, "kd.ensemble.from_folder"),
         ({"ensemble": {"membership": "out_of_fold"}}, "kd.ensemble.membership"),
-        ({"unlabeled": {"fraction": 0.5}}, "kd.unlabeled.fraction"),
         (
             {"hard_loss": {"weight": 0}, "distillation": {"soft_ce": {"weight": 0}, "soft_dice": {"weight": 0}}},
             "features alone teach no segmentation",

@@ -10,8 +10,9 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerDA5 import nnUNetTrainerDA5
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from nnunet_kd.data.dataset import ImageWithSoftLabels, SoftLabelDataset
+from nnunet_kd.data.dataset import SoftLabelDataset
 from nnunet_kd.data.transforms import with_soft_labels
+from nnunet_kd.softlabels.channels import ImageWithSoftLabels
 from nnunet_kd.softlabels.encoding import encode
 from nnunet_kd.softlabels.store import SoftLabelStore
 from nnunet_kd.utilities.errors import UserError
@@ -60,7 +61,7 @@ def _setting(request, tmp_path):
     for name in cases.identifiers:
         one_hot = np.eye(CLASSES, dtype=np.float32)[cases.cases[name][1]].transpose(3, 0, 1, 2)
         store.write(name, one_hot, settings["patch"], {})
-    return settings, SoftLabelDataset(cases, store)
+    return settings, SoftLabelDataset(cases, [store])
 
 
 def batches(settings, dataset, deep_supervision, number, augmentation=nnUNetTrainer):
@@ -118,7 +119,7 @@ def test_a_lazy_patch_is_image_soft_labels_and_ones(regions):
     image = rng.normal(size=(2, 6, 7, 8)).astype(np.float32)
     p = np.moveaxis(rng.dirichlet(np.ones(3), (6, 7, 8)), -1, 0)
     stored = encode(p, regions, "uint8")
-    lazy = ImageWithSoftLabels(image, stored)
+    lazy = ImageWithSoftLabels(image, [stored])
     window = (slice(None), slice(1, 4), slice(2, 7), slice(0, 8))
     patch = lazy[window]
     assert lazy.shape == (2 + stored.shape[0] + 1, 6, 7, 8)

@@ -16,11 +16,11 @@ from nnunet_kd.losses import (
     soft_cross_entropy,
     soft_dice_loss,
 )
-from nnunet_kd.losses.soft_labels import SMALLEST_PROBABILITY
+from nnunet_kd.losses.kl import STORED_FLOOR
 from tests.reference import soft_label_losses as reference
 
 SHAPES = {"2d": (2, 4, 5, 6), "3d": (2, 4, 3, 4, 5)}
-reference_kl = partial(reference.kl_divergence, smallest=SMALLEST_PROBABILITY)
+reference_kl = partial(reference.kl_divergence, smallest=STORED_FLOOR)
 KL = {
     f"kl-{direction}-T{temperature}": (
         kl_divergence,
@@ -101,7 +101,7 @@ def test_golden_value_for_soft_labels_as_stored_in_bytes(name, sigmoid):
 
 
 def test_the_clip_of_the_teacher_stays_below_half_a_stored_step():
-    assert 0 < SMALLEST_PROBABILITY < 1 / 510
+    assert 0 < STORED_FLOOR < 1 / 510
 
 
 @pytest.mark.parametrize("name", ZERO_AT_EQUALITY)

@@ -96,7 +96,7 @@ def test_images_that_were_preprocessed_otherwise_get_soft_labels_of_their_own(to
     toy.preprocess(*CASES, plans="Student")
     assert "3 cases written" in run(capsys)
     ensemble = ensemble_of(toy)
-    dataset = SoftLabelDataset(ensemble.student.dataset, open_store(ensemble))
+    dataset = SoftLabelDataset(ensemble.student.dataset, [open_store(ensemble)])
     for case in CASES:
         image, segmentation, _, _ = dataset.load_case(case)
         patch = image[:, :, :, :]
@@ -135,7 +135,7 @@ def test_image_and_soft_labels_are_compared_when_a_case_is_loaded(toy, capsys):
     change_plans(toy, spacing=[2.0, 1.0, 1.0])
     toy.preprocess(*CASES, plans="Student")
     with pytest.raises(UserError, match=r"has shape \(22, 24, 20\), the preprocessed image has \(11, 24, 20\)"):
-        SoftLabelDataset(ensemble_of(toy).student.dataset, store).load_case("case_0")
+        SoftLabelDataset(ensemble_of(toy).student.dataset, [store]).load_case("case_0")
 
 
 def test_an_unlabeled_case_that_gets_a_label_is_exported_again(semi, capsys):
@@ -246,7 +246,7 @@ def test_broken_unlabeled_cases_are_one_sentence_for_the_loader_too(semi, capsys
     space = ensemble_of(semi).student
     (space.unlabeled_folder / "new_1.pkl").write_bytes(b"")
     with pytest.raises(UserError, match="the preprocessed files of case new_1 cannot be read"):
-        UnlabeledDataset(space, None).load_case("new_1")
+        UnlabeledDataset(space).load_case("new_1")
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_whole_cases(toy, capsys, monkeypatch):

@@ -4,9 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from nnunet_kd.config import Distillation
 from nnunet_kd.losses import DistillationLoss, voxel_weights
-from nnunet_kd.losses.settings import Distillation, KLTerm, SoftCETerm, SoftDiceTerm
-from nnunet_kd.losses.term import Term
+from nnunet_kd.losses.kl import KLTerm
+from nnunet_kd.losses.mse import MSETerm
+from nnunet_kd.losses.soft_ce import SoftCETerm
+from nnunet_kd.losses.soft_dice import SoftDiceTerm
+from nnunet_kd.losses.soft_targets import SoftTargets
+from nnunet_kd.softlabels.channels import unpack
 
 KINDS = ["confidence", "entropy"]
 
@@ -37,17 +42,19 @@ def test_values_by_hand():
 
 def loss_and_batch():
     config = Distillation(
-        kl=KLTerm(weight=1.0, temperature=1.0), mse=Term(weight=1.0), soft_ce=SoftCETerm(), soft_dice=SoftDiceTerm()
+        kl=KLTerm(weight=1.0, temperature=1.0), mse=MSETerm(weight=1.0), soft_ce=SoftCETerm(), soft_dice=SoftDiceTerm()
     )
     torch.manual_seed(0)
     soft = torch.rand(3, 3, 6, 6, dtype=torch.float64).softmax(1)
     channels = torch.cat((soft[:, 1:], torch.ones(3, 1, 6, 6, dtype=torch.float64)), 1)
-    return DistillationLoss(config, False, (1.0,)), torch.randn(3, 3, 6, 6, dtype=torch.float64), channels, soft
+    (probabilities,), valid = unpack(channels, sigmoid=False)
+    logits = torch.randn(3, 3, 6, 6, dtype=torch.float64)
+    return DistillationLoss(config, False, (1.0,)), logits, SoftTargets(probabilities, valid), soft
 
 
 def test_only_the_unlabeled_cases_are_weighted():
-    loss, logits, channels, soft = loss_and_batch()
-    values = loss(logits, channels, 1.0, unlabeled=1, voxel_weight="confidence")
+    loss, logits, targets, soft = loss_and_batch()
+    values = loss(logits, targets, 1.0, unlabeled=1, voxel_weight="confidence")
     weights = np.ones((3, 1, 6, 6))
     weights[2:] = voxel_weights(soft[2:], "confidence").numpy()
     p, t = logits.softmax(1).numpy(), soft.numpy()
@@ -65,7 +72,7 @@ def test_only_the_unlabeled_cases_are_weighted():
 
 
 def test_no_weights_or_no_unlabeled_cases_change_nothing():
-    loss, logits, channels, _ = loss_and_batch()
-    plain = loss(logits, channels, 1.0)
-    for values in (loss(logits, channels, 1.0, 2, "none"), loss(logits, channels, 1.0, 0, "entropy")):
+    loss, logits, targets, _ = loss_and_batch()
+    plain = loss(logits, targets, 1.0)
+    for values in (loss(logits, targets, 1.0, 2, "none"), loss(logits, targets, 1.0, 0, "entropy")):
         assert all(torch.equal(values[k], plain[k]) for k in plain)
