@@ -26,8 +26,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nnunet_kd.config import KDConfig
+from nnunet_kd.networks.family import families
 from nnunet_kd.planning.cost import STOCK_TRAINER, build_for_planning, measure
-from nnunet_kd.planning.families import FAMILIES
 from nnunet_kd.planning.latency import WARM_UP, synchronize
 from nnunet_kd.planning.plans import compose_plans, load_base_plans
 from nnunet_kd.utilities.environment import dataset_paths
@@ -36,7 +36,7 @@ from nnunet_kd.utilities.files import load_json_file
 from nnunet_kd.utilities.schema import from_dict
 
 SCALED = ("width=0.5", "width=0.25", "width=0.25,blocks=0.5,decoder=1")
-STUDENTS = (*SCALED, *(name for name, family in FAMILIES.items() if family.network != "ExternalNetwork"))
+STUDENTS = (*SCALED, *(name for name, family in families().items() if family.features))
 MODES = {"cpu": ("fp32", "bf16", "channels last"), "cuda": ("fp32", "fp16", "fp16 channels last")}
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp16 channels last": torch.float16}
 

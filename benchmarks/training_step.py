@@ -31,7 +31,7 @@ NO_FEATURES = {"importance": {"weight": 0}, "region_affinity": {"weight": 0}}
 def variants(plans: dict[str, Any], configuration: str, results, online: list[int]) -> dict[str, tuple[str, dict]]:
     """Name -> (trainer, changed ``"kd"`` block)."""
     kd = KDConfig.from_plans(plans)
-    models = find_teachers(kd.teachers, results, f"{kd.default_teacher}__{kd.base_plans}__{configuration}")
+    models = find_teachers(kd, plans["plans_name"], configuration, results)
     networks = [{"folder": str(m.folder), "folds": [f], "checkpoint": m.checkpoint} for m in models for f in m.folds]
     off = {"features": {**plans["kd"].get("features", {}), **NO_FEATURES}}
     result: dict[str, tuple[str, dict]] = {

@@ -1,4 +1,4 @@
-"""Writes docs/reference/configuration.md from nnunet_kd.config; ``--check`` only says whether it is up to date."""
+"""Writes what docs/reference says of configuration and networks; ``--check`` only says whether it is up to date."""
 
 import argparse
 import html
@@ -8,10 +8,16 @@ from itertools import groupby
 from pathlib import Path
 
 from nnunet_kd.config import KDConfig
+from nnunet_kd.networks.family import Family, families
 from nnunet_kd.planning.recipes import load_recipe, recipe_names
+from nnunet_kd.planning.student import CHANGES, possible_changes
 from nnunet_kd.utilities.schema import iterate_keys
 
-PAGE = Path(__file__).parent / "reference" / "configuration.md"
+CONFIGURATION = Path(__file__).parent / "reference" / "configuration.md"
+NETWORKS = Path(__file__).parent / "reference" / "networks.md"
+BEGIN = "<!-- families: made by `python docs/make_reference.py` from nnunet_kd/networks; do not edit by hand -->\n\n"
+END = "\n<!-- end of families -->\n"
+BASE = {"conv_op": "Conv2d", "kernel_sizes": [[3, 3]] * 6, "strides": [[1, 1]] + [[2, 2]] * 5}
 
 INTRODUCTION = """\
 # The `"kd"` block
@@ -63,8 +69,8 @@ def _leaves(value: object, path: str) -> list[tuple[str, str]]:
     return [leaf for key, inner in value.items() for leaf in _leaves(inner, f"{path}.{key}")]
 
 
-def make_page() -> str:
-    """The whole page."""
+def configuration_page() -> str:
+    """The whole page of the configuration."""
     parts = [INTRODUCTION]
     # Keys of the block itself stand between its sub-blocks; the stable sort brings each block together.
     rows = list(iterate_keys(KDConfig, "kd"))
@@ -80,17 +86,52 @@ def _block(row: tuple[str, str, str, str]) -> str:
     return row[0].rpartition(".")[0]
 
 
+def networks_page() -> str:
+    """The page of the networks with the table of families between its two marks."""
+    before, _, rest = NETWORKS.read_text(encoding="utf-8").partition(BEGIN)
+    lines = [
+        "| `--student` | class | what it is | stages | channels | smallest patch | changes | source |",
+        "|---|---|---|---|---|---|---|---|",
+        *(family_row(family) for family in families().values()),
+    ]
+    return before + BEGIN + "\n".join(lines) + "\n" + END + rest.partition(END)[2]
+
+
+def family_row(family: Family) -> str:
+    """A family as a row of the table."""
+    stages = len(family.features)
+    changes = possible_changes(
+        family, family.architecture({"network_class_name": "", "arch_kwargs": BASE})["arch_kwargs"]
+    )
+    cells = [
+        code(family.name),
+        code(family.network.__name__),
+        prose(" ".join(family.description.split()).replace("``", "`")),
+        "one output" if not stages else f"{stages}" if family.fixed_stages else f"up to {stages}",
+        ", ".join(map(str, family.features)) or "the library's",
+        "the library's" if family.smallest_patch is None else f"{family.smallest_patch}",
+        ", ".join(code(change) for change in CHANGES if change in changes) or "none",
+        prose(family.source),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def pages() -> dict[Path, str]:
+    """What each page should hold."""
+    return {CONFIGURATION: configuration_page(), NETWORKS: networks_page()}
+
+
 def main() -> None:
-    """Writes or checks the page; exit code 1 when a check fails."""
+    """Writes or checks the pages; exit code 1 when a check fails."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare instead of writing")
     check = parser.parse_args().check
-    page = make_page()
-    if not check:
-        PAGE.write_text(page, encoding="utf-8")
-        print(f"Wrote {PAGE}")
-    elif not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != page:
-        sys.exit(f"{PAGE}: is not what nnunet_kd.config says; run python docs/make_reference.py.")
+    for file, page in pages().items():
+        if not check:
+            file.write_text(page, encoding="utf-8")
+            print(f"Wrote {file}")
+        elif not file.is_file() or file.read_text(encoding="utf-8") != page:
+            sys.exit(f"{file}: is not what the code says; run python docs/make_reference.py.")
 
 
 if __name__ == "__main__":

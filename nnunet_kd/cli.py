@@ -30,6 +30,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     with exit_on_user_error():
         _check_surroundings(argv)
+        args = _parser(argv).parse_args(argv)
+        args.run(args)
+
+
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    """Knows all commands by name, and the arguments of the one that ``argv`` begins with."""
     parser = argparse.ArgumentParser(prog="nnUNetv2_kd", description="Knowledge distillation for nnU-Net v2.")
     parser.add_argument("--version", action="version", version=f"nnunet-kd {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -37,11 +43,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         subparser = subparsers.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         if name in argv[:1]:
             module = importlib.import_module(f"nnunet_kd.commands.{name.replace('-', '_')}")
-            module.add_arguments(subparser)
+            with exit_on_user_error():  # help may name what users keep in files of their own
+                module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)
-    args = parser.parse_args(argv)
-    with exit_on_user_error():
-        args.run(args)
+    return parser
 
 
 def _check_surroundings(argv: Sequence[str]) -> None:

@@ -82,3 +82,11 @@ def make_model(
     (folder / "plans.json").write_text(json.dumps(plans))
     (folder / "dataset.json").write_text(json.dumps(dataset))
     return folder
+
+
+def write_validation(fold: Path, dice: float) -> None:
+    """The ``validation/summary.json`` of a fold that has validated one case."""
+    row = {"prediction_file": "case.nii.gz", "metrics": {"1": {"Dice": dice}}}
+    (fold / "validation").mkdir(parents=True, exist_ok=True)
+    content = {"foreground_mean": {"Dice": dice}, "metric_per_case": [row]}
+    (fold / "validation" / "summary.json").write_text(json.dumps(content))

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_kd.evaluation.statistics import adjust, compare_paired
-from nnunet_kd.evaluation.table import Evaluation, load_evaluation
+from nnunet_kd.evaluation.table import case_values
+from nnunet_kd.utilities.summaries import Summary, load_summary
 
 
 def table(folder: Path, arms: Sequence[str], reference: str, only: str = "") -> str:
@@ -22,10 +23,10 @@ def table(folder: Path, arms: Sequence[str], reference: str, only: str = "") -> 
         only: beginning of the names of the cases that count.
     """
     values = {arm: _values(folder, arm, only) for arm in (reference, *arms)}
-    cases = _cases(_evaluations(folder, reference)[0], only)
+    cases = _cases(_summaries(folder, reference)[0], only)
     patients = [re.sub(r"_(p\d+|ED|ES)$", "", case) for case in cases]
     for arm in values:
-        if _cases(_evaluations(folder, arm)[0], only) != cases:
+        if _cases(_summaries(folder, arm)[0], only) != cases:
             raise ValueError(f"{arm} and {reference} have different cases")
     comparisons = {
         arm: compare_paired(v.mean(0), values[reference].mean(0), patients)
@@ -50,17 +51,17 @@ def table(folder: Path, arms: Sequence[str], reference: str, only: str = "") -> 
     return "\n".join([*lines, "", f"{len(cases)} cases, {len(set(patients))} patients."])
 
 
-def _evaluations(folder: Path, arm: str) -> list[Evaluation]:
+def _summaries(folder: Path, arm: str) -> list[Summary]:
     dataset, _, name = arm.rpartition("/")
     folder = folder.with_name(dataset) if dataset else folder
     files = sorted(folder.glob(f"{name}-[0-9]/summary.json")) or [folder / name / "summary.json"]
-    return [load_evaluation(file) for file in files]
+    return [load_summary(file) for file in files]
 
 
-def _cases(evaluation: Evaluation, only: str) -> list[str]:
-    return [case for case in evaluation.cases if case.startswith(only)]
+def _cases(summary: Summary, only: str) -> list[str]:
+    return [case for case in summary.cases if case.startswith(only)]
 
 
 def _values(folder: Path, arm: str, only: str) -> np.ndarray:
     """Mean Dice over labels, of shape (seeds, cases)."""
-    return np.stack([e.of("Dice")[[c.startswith(only) for c in e.cases]] for e in _evaluations(folder, arm)])
+    return np.stack([case_values(s.table, "Dice")[_cases(s, only)] for s in _summaries(folder, arm)])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from nnunet_kd.benchmark.competitors import Competitor, Conditions, file_ending
+from nnunet_kd.benchmark.candidates import Candidate, Conditions, file_ending
 from nnunet_kd.benchmark.measure import ResourceUse, run_sampled
 from nnunet_kd.utilities.errors import UserError
 from nnunet_kd.utilities.programs import find_program
@@ -15,7 +15,7 @@ PROGRAM = "nnUNetv2_predict"
 
 
 def measure_command(
-    competitor: Competitor,
+    candidate: Candidate,
     cases: Sequence[str],
     conditions: Conditions,
     log: Path,
@@ -24,7 +24,7 @@ def measure_command(
     """Predicts some cases with each folder of a model in turn; the predictions are thrown away.
 
     Args:
-        competitor: the model.
+        candidate: the model.
         cases: names, keys of ``conditions.cases``.
         conditions: files of the cases, device, numbers of processes.
         log: for the command's output; with several folders each has its own, numbered one.
@@ -40,18 +40,18 @@ def measure_command(
         for case in cases:
             for file in conditions.cases[case]:
                 _show(file, images)
-        for number, model in enumerate(competitor.models):
+        for number, model in enumerate(candidate.models):
             output = Path(scratch, f"output_{number}")
-            trainer, plans, configuration = model.folder.name.split("__")
             command = (
-                *(find_program(PROGRAM), "-d", model.folder.parent.name, "-c", configuration, "-tr", trainer),
-                *("-p", plans, "-f", *map(str, model.folds), "-chk", model.checkpoint, "-i", str(images)),
+                *(find_program(PROGRAM), "-d", model.folder.parent.name, "-c", model.configuration),
+                *("-tr", model.trainer_name, "-p", model.plans_name, "-f", *map(str, model.folds)),
+                *("-chk", model.checkpoint, "-i", str(images)),
                 *("-o", str(output), "-device", conditions.device.type),
                 *("-npp", str(conditions.preprocessing_processes), "-nps", str(conditions.export_processes)),
-                *(() if competitor.mirroring else ("--disable_tta",)),
+                *(() if candidate.mirroring else ("--disable_tta",)),
             )
             results = {"nnUNet_results": str(model.folder.parent.parent)}
-            own_log = log if len(competitor.models) == 1 else log.with_stem(f"{log.stem}_folder_{number}")
+            own_log = log if len(candidate.models) == 1 else log.with_stem(f"{log.stem}_folder_{number}")
             uses.append(run_sampled(command, own_log, results, device_memory))
             if left_out := [c for c in cases if not (output / f"{c}{file_ending(model)}").is_file()]:
                 raise UserError(f"{PROGRAM} left out case {left_out[0]}; its output is in {own_log}.")

@@ -12,21 +12,21 @@ from nnunetv2.configuration import default_num_processes
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from tqdm import tqdm
 
-from nnunet_kd.benchmark.competitors import Competitor, Conditions
+from nnunet_kd.benchmark.candidates import Candidate, Conditions
 from nnunet_kd.config import Ensemble
 from nnunet_kd.data.read_images import preprocess_case
 from nnunet_kd.teachers.loading import load_predictor
 from nnunet_kd.teachers.model import TeacherModel
 
 
-def take_turns(competitors: Sequence[Competitor], run: int) -> list[Competitor]:
-    """All competitors, another one first in each run: a machine that gets busier does so for all of them."""
-    first = run % len(competitors)
-    return [*competitors[first:], *competitors[:first]]
+def rotated(candidates: Sequence[Candidate], run: int) -> list[Candidate]:
+    """All candidates, another one first in each run: a machine that gets busier does so for all of them."""
+    first = run % len(candidates)
+    return [*candidates[first:], *candidates[:first]]
 
 
 def time_networks(
-    competitors: Sequence[Competitor], conditions: Conditions, bar: tqdm
+    candidates: Sequence[Candidate], conditions: Conditions, bar: tqdm
 ) -> dict[str, dict[str, list[float]]]:
     """Seconds of each model until the logits are in main memory, as ``benchmark.json`` has them.
 
@@ -35,7 +35,7 @@ def time_networks(
     is not part of it.
 
     Args:
-        competitors: all loaded at once; they take turns on each case, and begin with a turn that is not counted.
+        candidates: all loaded at once; they take turns on each case, and begin with a turn that is not counted.
         conditions: cases, runs and device.
         bar: advanced by one for each case.
 
@@ -46,16 +46,16 @@ def time_networks(
     Raises:
         UserError: when a checkpoint does not fit its plans.
     """
-    predictors = {c.name: [_load(m, c.mirroring, conditions.device) for m in c.models] for c in competitors}
-    seconds: dict[str, list[list[float]]] = {c.name: [] for c in competitors}
+    predictors = {c.name: [_load(m, c.mirroring, conditions.device) for m in c.models] for c in candidates}
+    seconds: dict[str, list[list[float]]] = {c.name: [] for c in candidates}
     with _threads_of_nnunet(conditions.device):
         for number, files in enumerate(conditions.cases.values()):
-            inputs = {c.name: [_preprocess(m, files) for m in c.models] for c in competitors}
+            inputs = {c.name: [_preprocess(m, files) for m in c.models] for c in candidates}
             for of_cases in seconds.values():
                 of_cases.append([])
             warm_ups = 1 if number == 0 else 0
             for run in range(conditions.runs + warm_ups):
-                for c in take_turns(competitors, run):
+                for c in rotated(candidates, run):
                     taken = _time(predictors[c.name], inputs[c.name])
                     if run >= warm_ups:
                         seconds[c.name][-1].append(taken)

@@ -16,22 +16,22 @@ import torch
 from tqdm import tqdm
 
 import nnunet_kd
+from nnunet_kd.benchmark.candidates import Candidate, Conditions
 from nnunet_kd.benchmark.command import measure_command
-from nnunet_kd.benchmark.competitors import Competitor, Conditions
 from nnunet_kd.benchmark.efficiency import count_models
 from nnunet_kd.benchmark.measure import ResourceUse, device_memory_reader
-from nnunet_kd.benchmark.network import take_turns, time_networks
+from nnunet_kd.benchmark.network import rotated, time_networks
 
 WARM_UP = "one case per model, through the command and through the networks"
 
 
 def run_benchmark(
-    competitors: Sequence[Competitor], conditions: Conditions, logs: Path, network_only: bool = False
+    candidates: Sequence[Candidate], conditions: Conditions, logs: Path, network_only: bool = False
 ) -> dict[str, Any]:
     """Measures everything; returns the content of ``benchmark.json``.
 
     Args:
-        competitors: the first is the reference of the ratios.
+        candidates: the first is the reference of the ratios.
         conditions: the same for all.
         logs: existing folder for the commands' output.
         network_only: leave out whole ``nnUNetv2_predict``, and with it memory and processor.
@@ -39,22 +39,22 @@ def run_benchmark(
     Raises:
         UserError: when a model cannot be loaded or a command fails.
     """
-    costs = {c.name: count_models(c.name, c.models, c.mirroring) for c in competitors}
+    costs = {c.name: count_models(c.name, c.models, c.mirroring) for c in candidates}
     cases, runs = list(conditions.cases), conditions.runs
     read_device_memory, no_device_memory = device_memory_reader(conditions.device.type)
-    uses: dict[str, list[ResourceUse]] = {c.name: [] for c in competitors}
-    whole = 0 if network_only else (runs + 1) * len(competitors)
+    uses: dict[str, list[ResourceUse]] = {c.name: [] for c in candidates}
+    whole = 0 if network_only else (runs + 1) * len(candidates)
     with tqdm(total=whole + len(cases), desc="benchmark", unit="step") as bar:
         # The commands come first: while they run, this process must not hold memory of the GPU.
-        for c in competitors if whole else ():
+        for c in candidates if whole else ():
             measure_command(c, cases[:1], conditions, logs / f"{c.name}_warm_up.log", read_device_memory)
             bar.update()
         for run in range(runs) if whole else ():
-            for c in take_turns(competitors, run):
+            for c in rotated(candidates, run):
                 log = logs / f"{c.name}_run_{run + 1}.log"
                 uses[c.name].append(measure_command(c, cases, conditions, log, read_device_memory))
                 bar.update()
-        network_seconds = time_networks(competitors, conditions, bar)
+        network_seconds = time_networks(candidates, conditions, bar)
     return {
         "device": _describe_device(conditions.device),
         "machine": _describe_machine(),
@@ -66,7 +66,7 @@ def run_benchmark(
         "warm_up": WARM_UP,
         "processes": {"npp": conditions.preprocessing_processes, "nps": conditions.export_processes},
         "no_device_memory": no_device_memory,
-        "reference": competitors[0].name,
+        "reference": candidates[0].name,
         "models": {
             c.name: {
                 "folders": [f"{m.folder.name}:{','.join(map(str, m.folds))}" for m in c.models],
@@ -74,7 +74,7 @@ def run_benchmark(
                 **network_seconds[c.name],
                 **_values(uses[c.name], len(cases)),
             }
-            for c in competitors
+            for c in candidates
         },
     }
 

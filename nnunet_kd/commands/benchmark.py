@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measures, prints the tables and writes them."""
-    from nnunet_kd.benchmark.competitors import Conditions, find_cases, find_competitors
+    from nnunet_kd.benchmark.candidates import Conditions, find_candidates, find_cases
     from nnunet_kd.benchmark.efficiency import parse_model
     from nnunet_kd.benchmark.run import run_benchmark
     from nnunet_kd.benchmark.table import format_benchmark
@@ -45,8 +45,8 @@ def run(args: argparse.Namespace) -> None:
             raise UserError(f"{flag} {value}: expected at least {least}.")
     if (args.npp == 0) != (args.nps == 0):
         raise UserError("-npp and -nps: nnUNetv2_predict takes 0 for both or for neither.")
-    competitors = find_competitors([parse_model(m) for m in args.model], args.no_mirroring, args.chk)
-    cases = find_cases(args.i, competitors[0].models[0], args.n)
+    candidates = find_candidates([parse_model(m) for m in args.model], args.no_mirroring, args.chk)
+    cases = find_cases(args.i, candidates[0].models[0], args.n)
     conditions = Conditions(cases, args.runs, torch_device(args.device), args.npp, args.nps)
     file = args.o / "benchmark.json"
     if file.exists() and not args.overwrite:
@@ -56,10 +56,10 @@ def run(args: argparse.Namespace) -> None:
         logs.mkdir(parents=True, exist_ok=True)
     except OSError as err:
         raise UserError(f"-o {args.o}: cannot be made a folder ({err.strerror}); choose another.") from None
-    for model in (m for c in competitors for m in c.models):
+    for model in (m for c in candidates for m in c.models):
         model.check()  # nnUNetv2_predict loads every fold, and runs what its checkpoint holds
 
-    benchmark = run_benchmark(competitors, conditions, logs, args.network_only)
+    benchmark = run_benchmark(candidates, conditions, logs, args.network_only)
     text = format_benchmark(benchmark)
     print(f"\n{text}\n")  # before the files: what was measured is not lost when the disk is full
     write_json(file, benchmark)

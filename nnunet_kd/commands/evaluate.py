@@ -80,20 +80,21 @@ def parse_tolerances(words: Sequence[str]) -> tuple[float | None, dict[str, floa
 
 def format_means(summary) -> str:
     """Means over the cases as text, the rules they follow, and what deserves a second look."""
-    import numpy as np
+    from nnunet_kd.evaluation.table import by_metric, distance_unit, structures
+    from nnunet_kd.utilities.summaries import Summary
 
-    from nnunet_kd.evaluation.table import Evaluation, distance_unit, nan_mean
-
-    table = Evaluation.from_summary(summary)
-    unit, missed = distance_unit(table.settings), table.missed().sum(0)
+    read = Summary.of(summary)
+    values, missed = by_metric(read.table), structures(read.table)["missed"].groupby("label", observed=True).sum()
+    defined = values.notna().groupby("label", observed=True).sum()
+    unit = distance_unit(read.settings)
     shown = ("Dice", "IoU", "NSD", "HD", "HD95", "ASSD", "MSD", "VOE", "RVD")
     rows = [["label", "cases", "missed", *shown, f"NSD {unit}", "no distance"]]
-    for k, label in enumerate(table.labels):
-        values = {m: table.of(m, label) for m in shown}
-        means = (f"{nan_mean(values[m], axis=0):.4g}" for m in shown)
-        defined, undefined = (~np.isnan(values["Dice"])).sum(), np.isnan(values["HD"]).sum()
-        tolerance = f"{table.settings['nsd_tolerance_mm'][label]:g}"
-        rows.append([label, str(defined), str(missed[k]), *means, tolerance, str(undefined)])
+    means_of = {read.settings["labels"][key]: means for key, means in summary["mean"].items()}
+    for label in defined.index:
+        tolerance = f"{read.settings['nsd_tolerance_mm'][label]:g}"
+        counts, no_distance = defined.loc[label], len(read.cases) - defined.loc[label, "HD"]
+        row = [label, str(counts["Dice"]), str(missed[label]), *(f"{means_of[label][m]:.4g}" for m in shown)]
+        rows.append([*row, tolerance, str(no_distance)])
     rows.append(["mean", "", str(missed.sum()), *(f"{summary['foreground_mean'][m]:.4g}" for m in shown), "", ""])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
@@ -101,15 +102,15 @@ def format_means(summary) -> str:
         for row in rows
     ]
     lines.insert(1, "-" * len(lines[0]))
-    unknown = table.settings["labels_not_in_dataset_json"]
+    unknown = read.settings["labels_not_in_dataset_json"]
     if unknown:
         found = ", ".join(map(str, sorted({label for labels in unknown.values() for label in labels})))
         lines.append(f"WARNING: {len(unknown)} files hold labels that dataset.json does not name ({found}).")
     return "\n".join(
         [
-            f"Means over {len(table.cases)} cases; distances in {unit}",
+            f"Means over {len(read.cases)} cases; distances in {unit}",
             *lines,
-            *table.settings["rules"],
+            *read.settings["rules"],
             "cases: with a defined Dice; missed: the reference has the label, the prediction nothing of it; "
             "no distance: cases where HD, HD95, ASSD and MSD are NaN and left out",
         ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnunet_kd.commands.options import add_device
+from nnunet_kd.networks.family import family_names
 
 if TYPE_CHECKING:
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -44,10 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--student",
         metavar="SPEC",
-        help="network: same (default), or one of use-net, mobile-use-net, noothout-unet, noothout-resnet, dilated, "
-        "enet, espnet, mobilenetv2, resnet18, ra-unet, pspnet, deeplabv3plus, unetplusplus, resnext101, fcn-resnet101, "
-        "external; and changes of it, or of the base plans' network: width=0.25, depth=-1 (a stage less), blocks=0.5, "
-        "decoder=1, params=500k (budget); joined by commas",
+        help=f"network: same (default), or one of {', '.join(family_names())}; and changes of it, or of the base "
+        "plans' network: width=0.25, depth=-1 (a stage less), blocks=0.5, decoder=1, params=500k (budget); joined by "
+        "commas",
     )
     add(
         "--student-arg",
@@ -280,17 +280,16 @@ def compare(
     return "\n".join([*parts, "", LEGEND.format(use=use)]), missing
 
 
-def teacher_models(configuration: str, base_plans: str, config: "KDConfig", results: Path) -> "list[TeacherModel]":
+def teacher_models(configuration: str, base_plans: str, config: "KDConfig", results: Path) -> "Sequence[TeacherModel]":
     """The teachers; empty when the default teacher is not trained yet."""
-    from nnunet_kd.teachers.model import find_teachers
-    from nnunet_kd.utilities.errors import UserError
+    from nnunet_kd.teachers.model import NotTrainedError, find_teachers
 
     try:
-        return find_teachers(config.teachers, results, f"{config.default_teacher}__{base_plans}__{configuration}")
-    except UserError:
+        return find_teachers(config, base_plans, configuration, results)
+    except NotTrainedError:
         if config.teachers:
             raise
-        return []
+        return ()
 
 
 def teacher_costs(configuration: str, base_plans: str, config: "KDConfig", results: Path) -> "list[PredictionCost]":
@@ -303,7 +302,7 @@ def teacher_costs(configuration: str, base_plans: str, config: "KDConfig", resul
             m.configuration,
             m.dataset_json,
             m.folder.name,
-            m.folder.name.split("__")[0],
+            m.trainer_name,
             len(m.folds),
             config.ensemble.mirroring,
         )
@@ -330,8 +329,9 @@ def taps(
     student = list_taps(name, plans, configuration, dataset_json, STOCK_TRAINER, patch, mine)
     lines = [f"{configuration}, patch {' x '.join(map(str, patch))}", str(student)]
     for m in teacher_models(configuration, base.plans_name, config, results):
-        name, trainer = m.folder.name, m.folder.name.split("__")[0]
-        teacher = list_taps(name, m.plans_manager, m.configuration, m.dataset_json, trainer, patch, theirs)
+        teacher = list_taps(
+            m.folder.name, m.plans_manager, m.configuration, m.dataset_json, m.trainer_name, patch, theirs
+        )
         lines += [str(teacher), describe_pairs(student, teacher, config.features)]
     return "\n".join(lines)
 

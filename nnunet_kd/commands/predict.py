@@ -32,10 +32,10 @@ def run(args: argparse.Namespace) -> None:
     from pathlib import Path
 
     from nnunet_kd.data.image_cases import find_cases, listing
-    from nnunet_kd.inference.coarse_to_fine import CoarseToFine, Settings
+    from nnunet_kd.inference.coarse_to_fine import CoarseToFine, Settings, check_models
     from nnunet_kd.inference.folder import predict_folder
-    from nnunet_kd.inference.stage import find_model, load_stage
-    from nnunet_kd.planning.recipes import parse_teacher
+    from nnunet_kd.inference.stage import load_stage
+    from nnunet_kd.teachers.model import find_model, split_folds
     from nnunet_kd.utilities.environment import torch_device
     from nnunet_kd.utilities.errors import UserError
 
@@ -46,8 +46,9 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"-step_size {args.step_size}: expected a number from 0.01 to 1.")
     models = []
     for flag, text in (("--coarse", args.coarse), ("--fine", args.fine)):
-        chosen = parse_teacher(str(Path(text).expanduser().absolute()), Path())
-        models.append(find_model(flag, chosen.folder, chosen.folds, args.chk))
+        folder, folds = split_folds(text, flag)
+        models.append(find_model(Path(folder).expanduser(), folds, args.chk, flag))
+    check_models(*models)
 
     ending = models[1].dataset_json["file_ending"]
     channels = len(models[1].configuration_manager.normalization_schemes)
@@ -62,5 +63,4 @@ def run(args: argparse.Namespace) -> None:
     device = torch_device(args.device)
     coarse, fine = (load_stage(m, device, args.step_size, not args.disable_tta, args.whole_volume) for m in models)
     method = CoarseToFine(coarse, fine, Settings(args.margin, args.margin_mm, args.keep_largest))
-    method.check()
     print(predict_folder(method, cases, output, args.continue_prediction))

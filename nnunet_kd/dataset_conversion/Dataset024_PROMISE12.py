@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from nnunet_kd.dataset_conversion.declare import RawDataset, Role, numbered
+from nnunet_kd.dataset_conversion.cases import Role
+from nnunet_kd.dataset_conversion.declare import RawDataset, numbered
 from nnunet_kd.dataset_conversion.scan import Scan
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_kd.dataset_conversion import headers, splits
-from nnunet_kd.dataset_conversion.declare import Case, Fold, Option, RawDataset, Role, numbered
+from nnunet_kd.dataset_conversion.cases import Case, Fold, Role
+from nnunet_kd.dataset_conversion.declare import Option, RawDataset, numbered
 from nnunet_kd.dataset_conversion.scan import Scan
 
 FRAMES = Option(

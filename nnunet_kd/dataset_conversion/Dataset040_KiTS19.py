@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nnunet_kd.dataset_conversion.declare import REGIONS, Option, RawDataset, Role, numbered
+from nnunet_kd.dataset_conversion.cases import Role
+from nnunet_kd.dataset_conversion.declare import REGIONS, Option, RawDataset, numbered
 from nnunet_kd.dataset_conversion.scan import Scan
 from nnunet_kd.utilities.errors import UserError
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nnunet_kd.dataset_conversion import splits
-from nnunet_kd.dataset_conversion.declare import Case, Fold, RawDataset, numbered
+from nnunet_kd.dataset_conversion.cases import Case, Fold
+from nnunet_kd.dataset_conversion.declare import RawDataset, numbered
 from nnunet_kd.dataset_conversion.scan import Scan
 
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nnunet_kd.dataset_conversion import splits
-from nnunet_kd.dataset_conversion.declare import Case, Fold, RawDataset, Role
+from nnunet_kd.dataset_conversion.cases import Case, Fold, Role
+from nnunet_kd.dataset_conversion.declare import RawDataset
 from nnunet_kd.dataset_conversion.scan import Scan
 
 # The challenge's 134 classes, by class of Moeskops et al. 2016. The papers name the six classes, not the ids: this

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nnunet_kd.dataset_conversion import splits
-from nnunet_kd.dataset_conversion.declare import Case, Fold, Option, RawDataset, Role
+from nnunet_kd.dataset_conversion.cases import Case, Fold, Role
+from nnunet_kd.dataset_conversion.declare import Option, RawDataset
 from nnunet_kd.dataset_conversion.scan import Scan
 
 SITES = ("RUNMC", "BMC", "I2CVB", "UCL", "BIDMC", "HK")

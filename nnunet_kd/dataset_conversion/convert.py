@@ -12,7 +12,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from nnunet_kd.dataset_conversion import target as targets
-from nnunet_kd.dataset_conversion.declare import ROLES, Case, RawDataset, Request, Role
+from nnunet_kd.dataset_conversion.cases import ROLES, Case, Role
+from nnunet_kd.dataset_conversion.declare import RawDataset, Request
 from nnunet_kd.dataset_conversion.describe import describe, summarise_log, write_description
 from nnunet_kd.dataset_conversion.layout import choose_ending, locate
 from nnunet_kd.dataset_conversion.scan import Scan

@@ -1,45 +1,15 @@
-"""What a data set's own file declares, and what a scan of its raw folder yields; nothing here reads an image."""
-
-from __future__ import annotations
+"""What a data set's own file declares; nothing here reads an image."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-if TYPE_CHECKING:
-    from nnunet_kd.dataset_conversion.scan import Scan
+from nnunet_kd.dataset_conversion.cases import Case, Fold, Role
+from nnunet_kd.dataset_conversion.scan import Scan
 
-Role = Literal["train", "test", "unlabeled"]
-ROLES: tuple[Role, ...] = ("train", "test", "unlabeled")
 GROUPS = "groups.csv"
 REPRODUCE = "docs/how-to/reproduce-the-papers.md"
-
-
-@dataclass(frozen=True)
-class Case:
-    """One case of the raw data.
-
-    Attributes:
-        name: nnU-Net's case identifier.
-        images: one file for each channel; a folder stands for a DICOM series.
-        label: file of the reference segmentation, None where there is none.
-        group: what must not be torn apart by a split (a patient) or what splits go by (a site); default: the name.
-    """
-
-    name: str
-    images: tuple[Path, ...]
-    label: Path | None = None
-    group: str = ""
-
-
-@dataclass(frozen=True)
-class Fold:
-    """One entry of ``splits_final.json``; ``note`` says where it comes from."""
-
-    train: tuple[str, ...]
-    val: tuple[str, ...]
-    note: str
 
 
 @dataclass(frozen=True)

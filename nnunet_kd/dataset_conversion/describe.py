@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_kd import __version__
-from nnunet_kd.dataset_conversion.declare import GROUPS, ROLES, Case, Fold, RawDataset, Request
+from nnunet_kd.dataset_conversion.cases import ROLES, Case, Fold
+from nnunet_kd.dataset_conversion.declare import GROUPS, RawDataset, Request
 from nnunet_kd.dataset_conversion.scan import Scan, abridge
 from nnunet_kd.utilities.files import load_json_file, write_json
 

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nnunet_kd.dataset_conversion.declare import Case, RawDataset, Role
+from nnunet_kd.dataset_conversion.cases import Case, Role
+from nnunet_kd.dataset_conversion.declare import RawDataset
 from nnunet_kd.dataset_conversion.scan import children, split_ending
 from nnunet_kd.utilities.errors import UserError
 

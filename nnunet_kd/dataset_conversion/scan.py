@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nnunet_kd.dataset_conversion.declare import ROLES, Case, Role
+from nnunet_kd.dataset_conversion.cases import ROLES, Case, Role
 from nnunet_kd.utilities.files import list_folder
 
 ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".png")

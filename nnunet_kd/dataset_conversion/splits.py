@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 
-from nnunet_kd.dataset_conversion.declare import Case, Fold
+from nnunet_kd.dataset_conversion.cases import Case, Fold
 
 SEED = 12345  # nnU-Net's own for its five folds
 

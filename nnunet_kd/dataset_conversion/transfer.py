@@ -13,7 +13,7 @@ import SimpleITK as sitk
 
 from nnunet_kd.data.read_images import ImageError, check_finite
 from nnunet_kd.dataset_conversion import headers, images
-from nnunet_kd.dataset_conversion.declare import Case
+from nnunet_kd.dataset_conversion.cases import Case
 from nnunet_kd.dataset_conversion.images import Geometry
 from nnunet_kd.dataset_conversion.scan import abridge, split_ending
 from nnunet_kd.utilities.errors import UserError

@@ -97,7 +97,6 @@ def prepare(request: Request) -> Distillation:
     teachers = [parse_teacher(t, paths.results) for t in request.teachers]
     kd = make_kd_block(recipe, None, request.base_plans, request.student, teachers, request.settings)
     name = planning.check_plans_name(request.name or planning.default_plans_name(request.base_plans, kd))
-    default = f"{kd.default_teacher}__{request.base_plans}__{request.configuration}"
     configuration = PlansManager(base).get_configuration(request.configuration)
     if configuration.previous_stage_name is not None:
         raise UserError(
@@ -111,7 +110,7 @@ def prepare(request: Request) -> Distillation:
         fold=request.fold,
         plan_command=request.plan_command(name),
         kd=kd,
-        teachers=find_teachers(kd.teachers, paths.results, default),
+        teachers=find_teachers(kd, request.base_plans, request.configuration, paths.results),
         preprocessed=paths.preprocessed,
         results=paths.results,
         output=paths.results / f"distill_{name}" / f"{request.configuration}_fold_{request.fold}",

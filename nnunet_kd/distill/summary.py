@@ -1,9 +1,8 @@
 """What a distillation has brought, in a few lines."""
 
-from pathlib import Path
-
 from nnunet_kd.distill.steps import Distillation
 from nnunet_kd.utilities.files import load_json_file
+from nnunet_kd.utilities.summaries import load_summary, validation_file
 
 
 def summarise(distillation: Distillation) -> str:
@@ -37,21 +36,16 @@ def _of_test_cases(distillation: Distillation) -> list[str]:
 
 
 def _of_validation(distillation: Distillation) -> list[str]:
-    fold = f"fold_{distillation.fold}"
-    if distillation.fold == "all":
+    fold = distillation.fold
+    if fold == "all":
         return ["Nothing was compared: fold all has seen every labeled case; name test cases with --test."]
     lines = ["On the validation cases of the fold, with which no choice should have been made before:"]
     for name, folder in distillation.students.items():
-        lines.append(f"  {name}: Dice {_validation_dice(folder / fold):.4f}")
+        lines.append(f"  {name}: Dice {load_summary(validation_file(folder, fold)).dice:.4f}")
     for teacher in distillation.teachers:
-        if (teacher.folder / fold / "validation" / "summary.json").is_file():
-            dice = _validation_dice(teacher.folder / fold)
-            lines.append(f"  one teacher, {teacher.folder.name}: Dice {dice:.4f}, on its own validation cases")
+        if (own := teacher.validation_summary(fold)) is not None:
+            lines.append(f"  one teacher, {teacher.folder.name}: Dice {own.dice:.4f}, on its own validation cases")
     lines.append(
         "The other teachers may have been trained on these cases; only --test IMAGES LABELS tells what was kept."
     )
     return lines
-
-
-def _validation_dice(folder: Path) -> float:
-    return float(load_json_file(folder / "validation" / "summary.json")["foreground_mean"]["Dice"])

@@ -13,9 +13,10 @@ from nnunet_kd import __version__
 from nnunet_kd.evaluation.cases import CaseResult, evaluate_case, in_parallel
 from nnunet_kd.evaluation.metrics import EMPTY_RULE_OF, EMPTY_RULES, ONE_EMPTY, MetricSettings
 from nnunet_kd.evaluation.segmentations import LabelDefinition, find_reader
-from nnunet_kd.evaluation.table import METRICS, OWN_KEY, Evaluation, distance_unit, nan_mean
+from nnunet_kd.evaluation.table import by_metric, distance_unit, nan_mean
 from nnunet_kd.utilities.errors import UserError
 from nnunet_kd.utilities.files import list_folder, saves_csv, saves_json, write_together
+from nnunet_kd.utilities.summaries import METRICS, OWN_KEY, Summary
 
 LISTED = 10
 
@@ -100,18 +101,16 @@ def write_evaluation(summary: Mapping[str, Any], folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as err:
         raise UserError(f"{folder}: this folder cannot be made ({err.strerror}).") from err
-    table = Evaluation.from_summary(summary)
+    read = Summary.of(summary)
+    table = by_metric(read.table).reset_index()
+    table["nsd_tolerance_mm"] = [read.settings["nsd_tolerance_mm"][label] for label in table["label"]]
     # not "nan", which programs that read CSV take for a missing value
-    rule, tolerances = EMPTY_RULE_OF[table.settings["empty_masks"]], table.settings["nsd_tolerance_mm"]
-
-    unit = distance_unit(table.settings)
-    rows = (
-        (case, label, *row, tolerances[label], rule, unit)
-        for case, values in zip(table.cases, table.values.tolist(), strict=True)
-        for label, row in zip(table.labels, values, strict=True)
-    )
-    header = ("case", "label", *table.metrics, "nsd_tolerance_mm", "empty_masks", "distance_unit")
-    files = {"metrics.csv": saves_csv((header, *rows)), "summary.json": saves_json(summary)}
+    table["empty_masks"] = EMPTY_RULE_OF[read.settings["empty_masks"]]
+    table["distance_unit"] = distance_unit(read.settings)
+    files = {
+        "metrics.csv": saves_csv((list(table), *table.itertuples(index=False))),
+        "summary.json": saves_json(summary),
+    }
     write_together({folder / name: save for name, save in files.items()})
 
 

@@ -13,6 +13,8 @@ from nnunet_kd.inference.box import Box
 from nnunet_kd.inference.components import keep_largest_components
 from nnunet_kd.inference.region import PreparedImage, normalisation_of, prepare
 from nnunet_kd.inference.stage import Stage
+from nnunet_kd.teachers.fitness import channel_names, reader_of, same_channels
+from nnunet_kd.teachers.model import TeacherModel
 from nnunet_kd.utilities.errors import UserError
 
 
@@ -48,26 +50,36 @@ class Result:
     fine_seconds: float
 
 
+def check_models(coarse: TeacherModel, fine: TeacherModel) -> None:
+    """Refuses two models that cannot look at the same image.
+
+    Raises:
+        UserError: names the flag, and what differs.
+    """
+    for flag, model in (("--coarse", coarse), ("--fine", fine)):
+        if model.configuration_manager.previous_stage_name is not None:
+            raise UserError(
+                f"{flag} {model.folder}: {model.configuration} refines the prediction of another configuration; name "
+                "a model that is not cascaded."
+            )
+    if not same_channels(coarse.dataset_json, fine.dataset_json):
+        mine, theirs = (", ".join(channel_names(m.dataset_json)) for m in (coarse, fine))
+        raise UserError(
+            f"--coarse takes the image channels {mine}, --fine takes {theirs}; both need the same channels in the same "
+            "order, by the same names in dataset.json."
+        )
+    readers = [reader_of(m.plans_manager) for m in (coarse, fine)]
+    if readers[0] != readers[1]:
+        raise UserError(f"--coarse reads images with {readers[0]}, --fine with {readers[1]}: axes may differ.")
+
+
 @dataclass(frozen=True)
 class CoarseToFine:
-    """Two loaded stages; they must have the same image reader and channels."""
+    """Two loaded stages, whose models :func:`check_models` has passed."""
 
     coarse: Stage
     fine: Stage
     settings: Settings
-
-    def check(self) -> None:
-        """Refuses stages that cannot look at the same image.
-
-        Raises:
-            UserError: says what differs.
-        """
-        channels = [len(s.model.configuration_manager.normalization_schemes) for s in (self.coarse, self.fine)]
-        if channels[0] != channels[1]:
-            raise UserError(f"--coarse takes {channels[0]} image channels, --fine takes {channels[1]}.")
-        readers = [s.plans.plans["image_reader_writer"] for s in (self.coarse, self.fine)]
-        if readers[0] != readers[1]:
-            raise UserError(f"--coarse reads images with {readers[0]}, --fine with {readers[1]}: axes may differ.")
 
     def predict(self, image: np.ndarray, properties: dict[str, Any]) -> Result:
         """Segments one image (C, ...), read by nnU-Net's reader, with the reader's properties."""

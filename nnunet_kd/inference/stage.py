@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,13 +13,11 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from nnunet_kd.config import Teacher
 from nnunet_kd.inference.box import Box
 from nnunet_kd.inference.region import PreparedImage, fitted, resample_region
 from nnunet_kd.softlabels.geometry import spacing_3d
 from nnunet_kd.teachers.loading import build_network, finite_logits, load_trained, set_weights
-from nnunet_kd.teachers.model import TeacherModel, find_teachers
-from nnunet_kd.utilities.errors import UserError
+from nnunet_kd.teachers.model import TeacherModel
 
 
 @dataclass(frozen=True)
@@ -77,27 +74,6 @@ class Stage:
         patch = [1, 1, *configuration.patch_size][-3:]
         target = spacing_3d(configuration, spacing_mm)
         return [int(np.ceil(p * t / s - 1e-6)) for p, t, s in zip(patch, target, spacing_mm, strict=True)]
-
-
-def find_model(flag: str, folder: str, folds: Sequence[int | str] | None, checkpoint: str) -> TeacherModel:
-    """A model folder and its folds; None takes every finished one.
-
-    Raises:
-        UserError: names the flag and what is missing.
-    """
-    try:
-        model = find_teachers([Teacher(folder, None if folds is None else tuple(folds), checkpoint)], Path(), "")[0]
-    except UserError as err:
-        what = (
-            str(err).removeprefix("teacher ").split("; make it with")[0].rstrip(".")
-        )  # how to train a teacher is no help here
-        raise UserError(f"{flag} {what}.") from None
-    if model.configuration_manager.previous_stage_name is not None:
-        raise UserError(
-            f"{flag} {folder}: {model.configuration} refines the prediction of another configuration; name a model "
-            "that is not cascaded."
-        )
-    return model
 
 
 def load_stage(

@@ -16,7 +16,7 @@ from nnunet_kd.inheritance.reconstruct import Batch, reconstruct
 from nnunet_kd.losses import SoftCrossEntropy, SoftDiceLoss
 from nnunet_kd.teachers.fitness import check_same_input, check_teacher
 from nnunet_kd.teachers.loading import load_network, load_trained
-from nnunet_kd.teachers.model import TeacherModel, find_teachers, split_folds
+from nnunet_kd.teachers.model import TeacherModel, find_teacher, split_folds
 from nnunet_kd.teachers.student_data import StudentSpace
 from nnunet_kd.utilities.errors import UserError
 
@@ -57,7 +57,7 @@ def best_member(models: Sequence[TeacherModel]) -> Member:
     for model in models:
         for fold in model.folds:
             summary = model.validation_summary(fold)
-            members.append(Member(model, fold, None if summary is None else summary["foreground_mean"]["Dice"]))
+            members.append(Member(model, fold, None if summary is None else summary.dice))
     if not members:
         raise UserError("kd.teachers: there is no teacher to start from.")
     return max(members, key=lambda m: -1.0 if m.dice is None else m.dice)
@@ -70,7 +70,7 @@ def named_member(text: str, dataset_results: Path) -> Member:
         UserError: when there is no such finished training.
     """
     folder, folds = split_folds(text, "kd.student.inherit_from:")
-    return best_member(find_teachers([Teacher(folder=folder, folds=folds)], dataset_results, ""))
+    return best_member([find_teacher(Teacher(folder, folds), dataset_results)])
 
 
 def copy_member(network: nn.Module, member: Member) -> None:

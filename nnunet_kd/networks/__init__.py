@@ -1,25 +1,17 @@
-"""Student and teacher networks that plans can name; each runs in 2D and 3D and returns logits."""
+"""Student and teacher networks that plans can name; each runs in 2D and 3D and returns logits.
 
-from nnunet_kd.networks.dilated import DilatedNet
-from nnunet_kd.networks.enet import ENet
-from nnunet_kd.networks.espnet import ESPNet
-from nnunet_kd.networks.external import ExternalNetwork
-from nnunet_kd.networks.mobilenetv2 import MobileNetV2Seg
-from nnunet_kd.networks.noothout import NoothoutResNet, NoothoutUNet
-from nnunet_kd.networks.raunet import RAUNet
-from nnunet_kd.networks.resnet import ResNet18Seg
-from nnunet_kd.networks.use_net import MobileResidualUSENet, ResidualUSENet
+Plans name classes without their file, as ``nnunet_kd.networks.ENet``.
+"""
 
-__all__ = [
-    "DilatedNet",
-    "ENet",
-    "ESPNet",
-    "ExternalNetwork",
-    "MobileNetV2Seg",
-    "MobileResidualUSENet",
-    "NoothoutResNet",
-    "NoothoutUNet",
-    "RAUNet",
-    "ResNet18Seg",
-    "ResidualUSENet",
-]
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    """The class of this name among those that a family of this package is declared for."""
+    from nnunet_kd.networks.family import families  # torch takes seconds: only who asks for a class waits for it
+
+    if not name.startswith("_"):
+        for family in families().values():
+            if family.class_path == f"{__name__}.{name}":
+                return family.network
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,12 +1,18 @@
 """What nnU-Net expects of a network that plans name."""
 
-from collections.abc import Iterable, Sequence
+import inspect
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import torch
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from torch import Tensor, nn
+
+from nnunet_kd.networks.arguments import PlanArguments
+from nnunet_kd.utilities.errors import UserError
 
 
 class Decoder(nn.Module):
@@ -82,10 +88,70 @@ class PlannedNetwork(nn.Module):
             copy(torch.zeros(1, self.input_channels, *input_size, device="meta"))
         return np.sum(sizes, dtype=np.int64)
 
+    @classmethod
+    def plan_arguments(
+        cls, base: Mapping[str, Any], features: Sequence[int], fixed_stages: bool, regions: bool
+    ) -> dict[str, Any]:
+        """Arguments for plans: the base network's strides and kernels, as far as they go, with these features.
+
+        Args:
+            base: arguments of the base plans' network.
+            features: channels for each resolution, highest first.
+            fixed_stages: there are exactly these resolutions, those below the base network's with strides of 1.
+            regions: the data set's labels are regions.
+        """
+        strides, kernels = ([list(size) for size in base[key]] for key in ("strides", "kernel_sizes"))
+        number = len(features) if fixed_stages else min(len(features), len(strides))
+        more = number - len(strides)
+        return {
+            "n_stages": number,
+            "features_per_stage": list(features[:number]),
+            "conv_op": base["conv_op"],
+            "kernel_sizes": (kernels + [kernels[-1]] * more)[:number],
+            "strides": (strides + [[1] * len(strides[0])] * more)[:number],
+            **dict.fromkeys(("norm_op", "norm_op_kwargs", "nonlin", "nonlin_kwargs")),
+        }
+
+    @classmethod
+    def set_arguments(cls, arguments: Mapping[str, Any], given: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """Arguments for plans with those that a user sets.
+
+        Args:
+            arguments: from :meth:`plan_arguments`.
+            given: ``--student-arg``.
+            where: file and configuration, for messages.
+
+        Raises:
+            UserError: for an argument that the class does not have, with those it has.
+        """
+        refuse_unknown(cls.__name__, given, cls.argument_names())
+        return {**arguments, **given}
+
+    @classmethod
+    def argument_names(cls) -> set[str]:
+        """Arguments that plans may set: the constructor's own and those of all networks."""
+        parameters = inspect.signature(cls).parameters
+        names = {p.name for p in parameters.values() if p.kind is not p.VAR_KEYWORD}
+        if len(names) < len(parameters):
+            names |= {f.name for f in fields(PlanArguments)}
+        return names - {"input_channels", "num_classes", "deep_supervision"}
+
     @staticmethod
     def initialize(module: nn.Module) -> None:
         """He initialisation of convolutions, as nnU-Net does; called for every module."""
         InitWeights_He(1e-2)(module)
+
+
+def refuse_unknown(network: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Refuses arguments that a network does not have.
+
+    Raises:
+        UserError: names the first of them, and those it has.
+    """
+    if unknown := sorted(set(given) - set(known)):
+        raise UserError(
+            f"--student-arg {unknown[0]}: {network} has no such argument; there are {', '.join(sorted(known))}."
+        )
 
 
 def has_lower_outputs(strides: Sequence[Sequence[int]]) -> bool:
@@ -100,21 +166,3 @@ def has_lower_outputs(strides: Sequence[Sequence[int]]) -> bool:
 def number_features(part: str, paths: Iterable[str]) -> dict[str, str]:
     """``part.0``, ``part.1``, ... -> dotted module paths."""
     return {f"{part}.{i}": path for i, path in enumerate(paths)}
-
-
-def check_stages(n_stages: int, exactly: int | None = None, **per_stage: Sequence) -> None:
-    """Checks that every argument has one entry for each stage.
-
-    Args:
-        n_stages: number of stages.
-        exactly: number of stages that the network has; None: any.
-        **per_stage: arguments with one entry for each stage.
-
-    Raises:
-        ValueError: names the argument.
-    """
-    if exactly is not None and n_stages != exactly:
-        raise ValueError(f"n_stages is {n_stages}, but this network has {exactly}")
-    for name, values in per_stage.items():
-        if len(values) != n_stages:
-            raise ValueError(f"{name} has {len(values)} entries, but n_stages is {n_stages}")

@@ -1,13 +1,16 @@
 """The dilated network of Noothout et al. 2022: 2D, and in three planes of a volume."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nnunet_kd.networks.base import Decoder, PlannedNetwork, check_stages, number_features
-from nnunet_kd.networks.layers import Layers, Size
+from nnunet_kd.networks.arguments import PlanArguments
+from nnunet_kd.networks.base import Decoder, PlannedNetwork, number_features
+from nnunet_kd.networks.family import Family
+from nnunet_kd.networks.layers import Layers
 
 DILATIONS = (1, 1, 2, 4, 8, 16, 32, 1)
 
@@ -26,22 +29,12 @@ class DilatedNet(PlannedNetwork):
     186x186 pixels. There is one resolution, hence no deep supervision.
 
     Args:
-        input_channels: channels of the image.
-        num_classes: channels of the logits.
-        n_stages: convolutions before the dense layers; the paper has 8.
-        features_per_stage: channels of each; the paper has 32.
-        conv_op: ``torch.nn.Conv2d``, or ``torch.nn.Conv3d`` for three planes.
-        kernel_sizes: of each convolution, without the plane's own axis: two numbers in 2D and in 3D.
-        strides: all 1.
         dilations: of each convolution; None: those of the paper, for 8.
         dropout: probability, in the dense layers.
         planes: axes perpendicular to the planes; 0 alone for data with thick slices. Only for Conv3d.
         sigmoid: the outputs are regions with independent sigmoids. Only for Conv3d.
-        norm_op: 2D normalisation in the dense layers; None: batch normalisation.
-        norm_op_kwargs: arguments of ``norm_op``.
-        nonlin: None: ReLU.
-        nonlin_kwargs: arguments of ``nonlin``.
-        deep_supervision: must be False.
+        **plan: see :class:`PlanArguments`. Stages are the convolutions before the dense layers; kernels have two
+            numbers in 3D too, strides are 1, ``norm_op`` is 2D and the dense layers', ``deep_supervision`` is False.
 
     Raises:
         ValueError: for deep supervision, strides other than 1, or planes that are none.
@@ -49,31 +42,21 @@ class DilatedNet(PlannedNetwork):
 
     def __init__(
         self,
-        input_channels: int,
-        num_classes: int,
-        n_stages: int,
-        features_per_stage: Sequence[int],
-        conv_op: type[nn.Module],
-        kernel_sizes: Sequence[Size],
-        strides: Sequence[Size],
+        *,
         dilations: Sequence[int] | None = None,
         dropout: float = 0.5,
         planes: Sequence[int] = (0, 1, 2),
         sigmoid: bool = False,
-        norm_op: type[nn.Module] | None = None,
-        norm_op_kwargs: dict[str, Any] | None = None,
-        nonlin: type[nn.Module] | None = None,
-        nonlin_kwargs: dict[str, Any] | None = None,
-        deep_supervision: bool = False,
+        **plan: Any,
     ):
-        super().__init__(input_channels)
+        p = PlanArguments(**plan)
+        super().__init__(p.input_channels)
         dilations = DILATIONS if dilations is None else tuple(dilations)
-        f = features_per_stage
-        check_stages(n_stages, features_per_stage=f, kernel_sizes=kernel_sizes, strides=strides, dilations=dilations)
-        self.volumetric = issubclass(conv_op, nn.Conv3d)
-        if any(s != 1 for stride in strides for s in ([stride] if isinstance(stride, int) else stride)):
+        p.check(dilations=dilations)
+        self.volumetric = issubclass(p.conv_op, nn.Conv3d)
+        if any(s != 1 for stride in p.strides for s in ([stride] if isinstance(stride, int) else stride)):
             raise ValueError("DilatedNet has one resolution: all strides must be 1")
-        if deep_supervision:
+        if p.deep_supervision:
             raise ValueError(
                 "DilatedNet has one resolution and no deep supervision; train it with a trainer of nnunet_kd or with "
                 "nnUNetTrainerNoDeepSupervision"
@@ -83,13 +66,27 @@ class DilatedNet(PlannedNetwork):
         self.planes = tuple(planes)
         self.sigmoid = sigmoid
         self.step = 0
-        layers = Layers(nn.Conv2d, norm_op, norm_op_kwargs, nonlin, nonlin_kwargs, bias=True)
+        layers = replace(p, conv_op=nn.Conv2d).layers(bias=True)
         convolutions: list[nn.Module] = []
-        for s in range(n_stages):
-            inputs = f[s - 1] if s else input_channels
-            convolutions += [layers.conv(inputs, f[s], kernel_sizes[s], dilation=dilations[s]), layers.act(f[s])]
+        inputs = p.input_channels
+        for f, kernel, dilation in zip(p.features_per_stage, p.kernel_sizes, dilations, strict=True):
+            convolutions += [layers.conv(inputs, f, kernel, dilation=dilation), layers.act(f)]
+            inputs = f
         self.encoder = nn.Sequential(*convolutions)
-        self.decoder = DenseDecoder(layers, f[-1], num_classes, dropout)
+        self.decoder = DenseDecoder(layers, inputs, p.num_classes, dropout)
+
+    @classmethod
+    def plan_arguments(
+        cls, base: Mapping[str, Any], features: Sequence[int], fixed_stages: bool, regions: bool
+    ) -> dict[str, Any]:
+        """See :class:`PlannedNetwork`; kernels are 2D, strides 1, and only the axial plane of thick slices is used."""
+        dim, number = len(base["strides"][0]), len(features)
+        arguments = super().plan_arguments(base, features, fixed_stages, regions)
+        arguments |= {"kernel_sizes": [[3, 3]] * number, "strides": [[1] * dim] * number}
+        if dim == 3:
+            thick = base["kernel_sizes"][0][0] == 1  # nnU-Net's sign of thick slices
+            arguments |= {"planes": [0] if thick else [0, 1, 2], "sigmoid": regions}
+        return arguments
 
     @property
     def feature_names(self) -> dict[str, str]:
@@ -139,3 +136,6 @@ class DenseDecoder(Decoder):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, y, x) -> logits (B, num_classes, y, x)."""
         return self.seg_layers[-1](self.dense(x))
+
+
+FAMILIES = (Family("dilated", DilatedNet, "Noothout et al. 2022, Fig. 2(c)", (32,) * 8, smallest_patch=1),)

@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nnunet_kd.networks.base import Decoder, PlannedNetwork, check_stages, number_features
+from nnunet_kd.networks.arguments import PlanArguments
+from nnunet_kd.networks.base import Decoder, PlannedNetwork, number_features
+from nnunet_kd.networks.family import Family
 from nnunet_kd.networks.layers import Layers, Size
 
 
@@ -22,53 +24,26 @@ class ENet(PlannedNetwork):
     for nnU-Net's deep supervision. Unpooling is a scatter, which can be exported.
 
     Args:
-        input_channels: channels of the image.
-        num_classes: channels of the logits.
-        n_stages: 4.
-        features_per_stage: channels; 0 at full resolution, where there are none, then 16, 64, 128 in the paper.
-        conv_op: ``torch.nn.Conv2d`` or ``torch.nn.Conv3d``.
-        kernel_sizes: for each stage.
-        strides: for each stage, the first is 1.
         dropout: probability, of whole channels.
-        norm_op: None: batch normalisation.
-        norm_op_kwargs: arguments of ``norm_op``.
-        nonlin: None: PReLU with one slope for all channels.
-        nonlin_kwargs: arguments of ``nonlin``.
-        deep_supervision: see :class:`PlannedNetwork`.
+        **plan: see :class:`PlanArguments`.
     """
 
-    def __init__(
-        self,
-        input_channels: int,
-        num_classes: int,
-        n_stages: int,
-        features_per_stage: Sequence[int],
-        conv_op: type[nn.Module],
-        kernel_sizes: Sequence[Size],
-        strides: Sequence[Size],
-        dropout: float = 0.1,
-        norm_op: type[nn.Module] | None = None,
-        norm_op_kwargs: dict[str, Any] | None = None,
-        nonlin: type[nn.Module] | None = None,
-        nonlin_kwargs: dict[str, Any] | None = None,
-        deep_supervision: bool = False,
-    ):
-        super().__init__(input_channels)
-        check_stages(n_stages, 4, features_per_stage=features_per_stage, kernel_sizes=kernel_sizes, strides=strides)
-        if nonlin is None:
-            nonlin, nonlin_kwargs = nn.PReLU, {"num_parameters": 1}
-        layers = Layers(conv_op, norm_op, norm_op_kwargs, nonlin, nonlin_kwargs)
-        _, f1, f2, f3 = features_per_stage
-        _, k1, k2, k3 = kernel_sizes
-        _, s1, s2, s3 = strides
-        self.stem = Stem(layers, input_channels, f1, k1, s1)
+    def __init__(self, *, dropout: float = 0.1, **plan: Any):
+        p = PlanArguments(**plan)
+        super().__init__(p.input_channels)
+        p.check(stages=4)
+        layers = p.layers(nonlin=(nn.PReLU, {"num_parameters": 1}))  # one slope for all channels
+        _, f1, f2, f3 = p.features_per_stage
+        _, k1, k2, k3 = p.kernel_sizes
+        _, s1, s2, s3 = p.strides
+        self.stem = Stem(layers, p.input_channels, f1, k1, s1)
         f1 = self.stem.channels
         self.down1 = DownBottleneck(layers, f1, f2, s2, dropout)
         self.stage1 = nn.Sequential(*(Bottleneck(layers, f2, k2, 1, dropout) for _ in range(4)))
         self.down2 = DownBottleneck(layers, f2, f3, s3, dropout)
         kinds = (1, 2, "asymmetric", 4, 1, 8, "asymmetric", 16)
         self.stage2 = nn.Sequential(*(Bottleneck(layers, f3, k3, kind, dropout) for kind in (*kinds, *kinds)))
-        self.decoder = ENetDecoder(layers, num_classes, (f1, f2, f3), (k1, k2), strides, dropout, deep_supervision)
+        self.decoder = ENetDecoder(p, layers, (f1, f2, f3), dropout)
 
     @property
     def feature_names(self) -> dict[str, str]:
@@ -195,21 +170,10 @@ def max_unpool(x: Tensor, indices: Tensor, size: Sequence[int]) -> Tensor:
 class ENetDecoder(Decoder):
     """Two upsampling steps with bottlenecks and a transposed convolution to full resolution."""
 
-    def __init__(
-        self,
-        layers: Layers,
-        num_classes: int,
-        features: Sequence[int],
-        kernels: Sequence[Size],
-        strides: Sequence[Size],
-        dropout: float,
-        deep_supervision: bool,
-    ):
-        super().__init__(deep_supervision)
-        (f1, f2, f3), (k1, k2) = features, kernels
-        self.ups = nn.ModuleList(
-            [UpBottleneck(layers, f3, f2, strides[3], dropout), UpBottleneck(layers, f2, f1, strides[2], dropout)]
-        )
+    def __init__(self, p: PlanArguments, layers: Layers, features: Sequence[int], dropout: float):
+        super().__init__(p.deep_supervision)
+        (f1, f2, f3), (_, k1, k2, _), (_, s1, s2, s3) = features, p.kernel_sizes, p.strides
+        self.ups = nn.ModuleList([UpBottleneck(layers, f3, f2, s3, dropout), UpBottleneck(layers, f2, f1, s2, dropout)])
         self.blocks = nn.ModuleList(
             [
                 nn.Sequential(*(Bottleneck(layers, f2, k2, 1, dropout) for _ in range(2))),
@@ -218,9 +182,9 @@ class ENetDecoder(Decoder):
         )
         self.seg_layers = nn.ModuleList(
             [
-                layers.conv(f2, num_classes, 1, bias=True),
-                layers.conv(f1, num_classes, 1, bias=True),
-                layers.up_conv(f1, num_classes, strides[1]),
+                layers.conv(f2, p.num_classes, 1, bias=True),
+                layers.conv(f1, p.num_classes, 1, bias=True),
+                layers.up_conv(f1, p.num_classes, s1),
             ]
         )
         self.freeze_unused()
@@ -232,3 +196,14 @@ class ENetDecoder(Decoder):
             x = block(up(x, indices, size))
             levels.append(x)
         return self.outputs([*levels, x])
+
+
+FAMILIES = (
+    Family(
+        "enet",
+        ENet,
+        "Qin et al. 2021, Table II; Ben Loussaief et al. 2023, Table 1",
+        (0, 16, 64, 128),
+        smallest_patch=8,
+    ),
+)

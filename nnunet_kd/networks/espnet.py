@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from dynamic_network_architectures.building_blocks.helper import get_matching_batchnorm
 from torch import Tensor, nn
 
-from nnunet_kd.networks.base import Decoder, PlannedNetwork, check_stages, number_features
+from nnunet_kd.networks.arguments import PlanArguments
+from nnunet_kd.networks.base import Decoder, PlannedNetwork, number_features
+from nnunet_kd.networks.family import Family
 from nnunet_kd.networks.layers import Layers, Size
 
 DILATIONS = (1, 2, 4, 8, 16)
@@ -23,63 +26,30 @@ class ESPNet(PlannedNetwork):
     for nnU-Net's deep supervision.
 
     Args:
-        input_channels: channels of the image.
-        num_classes: channels of the logits.
-        n_stages: 4.
-        features_per_stage: channels; 0 at full resolution, where there are none, then 16, 64, 128 in the paper.
-        conv_op: ``torch.nn.Conv2d`` or ``torch.nn.Conv3d``.
-        kernel_sizes: for each stage.
-        strides: for each stage, the first is 1.
         n_blocks_per_stage: spatial pyramids of the two lower resolutions.
-        norm_op: None: batch normalisation.
-        norm_op_kwargs: arguments of ``norm_op``.
-        nonlin: None: PReLU.
-        nonlin_kwargs: arguments of ``nonlin``.
-        deep_supervision: see :class:`PlannedNetwork`.
+        **plan: see :class:`PlanArguments`.
     """
 
-    def __init__(
-        self,
-        input_channels: int,
-        num_classes: int,
-        n_stages: int,
-        features_per_stage: Sequence[int],
-        conv_op: type[nn.Module],
-        kernel_sizes: Sequence[Size],
-        strides: Sequence[Size],
-        n_blocks_per_stage: Sequence[int] = (0, 0, 2, 3),
-        norm_op: type[nn.Module] | None = None,
-        norm_op_kwargs: dict[str, Any] | None = None,
-        nonlin: type[nn.Module] | None = None,
-        nonlin_kwargs: dict[str, Any] | None = None,
-        deep_supervision: bool = False,
-    ):
-        super().__init__(input_channels)
-        check_stages(
-            n_stages,
-            4,
-            features_per_stage=features_per_stage,
-            kernel_sizes=kernel_sizes,
-            strides=strides,
-            n_blocks_per_stage=n_blocks_per_stage,
-        )
-        norm_op_kwargs = {"eps": 1e-3} if norm_op is None and norm_op_kwargs is None else norm_op_kwargs
-        layers = Layers(conv_op, norm_op, norm_op_kwargs, nonlin or nn.PReLU, nonlin_kwargs)
-        _, f1, f2, f3 = features_per_stage
-        _, k1, k2, k3 = kernel_sizes
-        c = input_channels
-        self.pool_half = _average_pool(layers, strides[1])
-        self.pool_quarter = _average_pool(layers, strides[2])
-        self.stem = layers.conv_norm_act(c, f1, k1, strides[1])
+    def __init__(self, *, n_blocks_per_stage: Sequence[int] = (0, 0, 2, 3), **plan: Any):
+        p = PlanArguments(**plan)
+        super().__init__(p.input_channels)
+        p.check(stages=4, n_blocks_per_stage=n_blocks_per_stage)
+        layers = p.layers(norm=(get_matching_batchnorm(p.conv_op), {"eps": 1e-3}), nonlin=(nn.PReLU, {}))
+        _, f1, f2, f3 = p.features_per_stage
+        _, k1, k2, k3 = p.kernel_sizes
+        _, s1, s2, s3 = p.strides
+        c = p.input_channels
+        self.pool_half = _average_pool(layers, s1)
+        self.pool_quarter = _average_pool(layers, s2)
+        self.stem = layers.conv_norm_act(c, f1, k1, s1)
         self.norm1 = _norm_act(layers, f1 + c)
-        self.down2 = SpatialPyramid(layers, f1 + c, f2, k2, strides[2])
+        self.down2 = SpatialPyramid(layers, f1 + c, f2, k2, s2)
         self.stage2 = nn.Sequential(*(SpatialPyramid(layers, f2, f2, k2) for _ in range(n_blocks_per_stage[2])))
         self.norm2 = _norm_act(layers, 2 * f2 + c)
-        self.down3 = SpatialPyramid(layers, 2 * f2 + c, f3, k3, strides[3])
+        self.down3 = SpatialPyramid(layers, 2 * f2 + c, f3, k3, s3)
         self.stage3 = nn.Sequential(*(SpatialPyramid(layers, f3, f3, k3) for _ in range(n_blocks_per_stage[3])))
         self.norm3 = _norm_act(layers, 2 * f3)
-        channels = (f1 + c, 2 * f2 + c, 2 * f3)
-        self.decoder = ESPDecoder(layers, num_classes, channels, (k1, k2), strides, deep_supervision)
+        self.decoder = ESPDecoder(p, layers, (f1 + c, 2 * f2 + c, 2 * f3))
 
     @property
     def feature_names(self) -> dict[str, str]:
@@ -141,28 +111,20 @@ class SpatialPyramid(nn.Module):
 class ESPDecoder(Decoder):
     """Scores of the three resolutions, joined and upsampled step by step."""
 
-    def __init__(
-        self,
-        layers: Layers,
-        num_classes: int,
-        channels: Sequence[int],
-        kernels: Sequence[Size],
-        strides: Sequence[Size],
-        deep_supervision: bool,
-    ):
-        super().__init__(deep_supervision)
-        (c1, c2, c3), (k1, k2), n = channels, kernels, num_classes
+    def __init__(self, p: PlanArguments, layers: Layers, channels: Sequence[int]):
+        super().__init__(p.deep_supervision)
+        (c1, c2, c3), (_, k1, k2, _), (_, s1, s2, s3), n = channels, p.kernel_sizes, p.strides, p.num_classes
         width = max(n, len(DILATIONS))
-        self.score3 = nn.Sequential(layers.conv(c3, n, 1), layers.norm(n), layers.up_conv(n, n, strides[3]))
+        self.score3 = nn.Sequential(layers.conv(c3, n, 1), layers.norm(n), layers.up_conv(n, n, s3))
         self.score2 = layers.conv(c2, n, 1)
         self.join2 = nn.Sequential(_norm_act(layers, 2 * n), SpatialPyramid(layers, 2 * n, width, k2, residual=False))
-        self.up2 = nn.Sequential(layers.up_conv(width, n, strides[2]), _norm_act(layers, n))
+        self.up2 = nn.Sequential(layers.up_conv(width, n, s2), _norm_act(layers, n))
         self.join1 = layers.conv_norm_act(n + c1, n, k1)
         self.seg_layers = nn.ModuleList(
             [
                 layers.conv(width, n, 1, bias=True),
                 layers.conv(n, n, 1, bias=True),
-                layers.up_conv(n, n, strides[1]),
+                layers.up_conv(n, n, s1),
             ]
         )
         self.freeze_unused()
@@ -173,3 +135,14 @@ class ESPDecoder(Decoder):
         quarter = self.join2(torch.cat((self.score2(level2), self.score3(level3)), 1))
         half = self.join1(torch.cat((self.up2(quarter), level1), 1))
         return self.outputs([quarter, half, half])
+
+
+FAMILIES = (
+    Family(
+        "espnet",
+        ESPNet,
+        "Qin et al. 2021, Table II; Ben Loussaief et al. 2023, Table 1",
+        (0, 16, 64, 128),
+        smallest_patch=8,
+    ),
+)

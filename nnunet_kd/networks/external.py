@@ -9,10 +9,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from nnunet_kd.networks.base import Decoder, PlannedNetwork
+from nnunet_kd.networks.family import Family
 from nnunet_kd.networks.layers import Size, resize
 from nnunet_kd.utilities.dotted_names import is_network, locate
+from nnunet_kd.utilities.errors import UserError
 from nnunet_kd.utilities.safe_files import load_torch_file
 
+SMP, TORCHVISION = "segmentation_models_pytorch.", "torchvision.models.segmentation."  # for 2D alone
 # Arguments by which libraries ask for a download, and what turns it off
 DOWNLOADS = {
     "encoder_weights": None,
@@ -93,6 +96,40 @@ class ExternalNetwork(PlannedNetwork):
             y = y[0]
         return resize(y, x.shape[2:])
 
+    @classmethod
+    def plan_arguments(
+        cls, base: Mapping[str, Any], features: Sequence[int], fixed_stages: bool, regions: bool
+    ) -> dict[str, Any]:
+        """See :class:`PlannedNetwork`; nnU-Net reads the number of outputs from the strides."""
+        return {"n_stages": 2, "strides": [[1] * len(base["strides"][0])] * 2}
+
+    @classmethod
+    def set_arguments(cls, arguments: Mapping[str, Any], given: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """See :class:`PlannedNetwork`; what is no argument of this class is one of the library's network.
+
+        Raises:
+            UserError: when the library's network is not named, cannot be imported, is none, or is for 2D alone.
+        """
+        own = {key: given[key] for key in given if key in cls.argument_names()}
+        result = {**arguments, **own}
+        inner = result.get("network_kwargs", {}) | {key: given[key] for key in given if key not in own}
+        if "network" not in result:
+            raise UserError(
+                "--student external: name the network, for example --student-arg network=monai.networks.nets.SegResNet."
+            )
+        try:
+            known = inspect.signature(find_network(result["network"])).parameters
+        except ImportError as err:
+            raise UserError(f"{where}: {err} (pip install 'nnunet-kd[zoo]' has those of the papers).") from err
+        except ValueError as err:
+            raise UserError(f"--student-arg network: {err}.") from err
+        dim = len(result["strides"][0])
+        if "spatial_dims" in known:
+            inner.setdefault("spatial_dims", dim)
+        elif dim == 3 and result["network"].startswith((SMP, TORCHVISION)):
+            raise UserError(f"{where}: {result['network']} is a 2D network; use -c 2d.")
+        return result | {"network_kwargs": inner}
+
     @staticmethod
     def initialize(module: nn.Module) -> None:
         """Leaves the library's own initialisation as it is."""
@@ -157,3 +194,54 @@ def load_weights(network: nn.Module, file: Path) -> tuple[int, int]:
         raise ValueError(f"{file}: none of its {len(named)} tensors has a name and shape of the network's")
     target.load_state_dict(own | fitting)
     return len(fitting), len(own)
+
+
+def _smp(network: str, encoder: str) -> dict[str, Any]:
+    return {"network": SMP + network, "classes_argument": "classes", "network_kwargs": {"encoder_name": encoder}}
+
+
+_FCN = {
+    "network": TORCHVISION + "fcn_resnet101",
+    "classes_argument": "num_classes",
+    "input_argument": None,
+    "repeat_input": 3,
+    "output": "out",
+}
+FAMILIES = (
+    Family(
+        "pspnet",
+        ExternalNetwork,
+        "a teacher of Qin et al. 2021 and Ben Loussaief et al. 2023",
+        arguments=_smp("PSPNet", "resnet50"),
+        description="PSPNet on a ResNet-50, of segmentation-models-pytorch; 2D.",
+    ),
+    Family(
+        "deeplabv3plus",
+        ExternalNetwork,
+        "a teacher of Ben Loussaief et al. 2023",
+        arguments=_smp("DeepLabV3Plus", "resnet50"),
+        description="DeepLabV3+ on a ResNet-50, of segmentation-models-pytorch; 2D.",
+    ),
+    Family(
+        "unetplusplus",
+        ExternalNetwork,
+        "a teacher of Qin et al. 2021",
+        arguments=_smp("UnetPlusPlus", "resnet50"),
+        description="UNet++ on a ResNet-50, of segmentation-models-pytorch; 2D.",
+    ),
+    Family(
+        "resnext101",
+        ExternalNetwork,
+        "a teacher of Ben Loussaief et al. 2023",
+        arguments=_smp("FPN", "resnext101_32x8d"),
+        description="FPN on a ResNeXt-101 32x8d, of segmentation-models-pytorch; 2D.",
+    ),
+    Family(
+        "fcn-resnet101",
+        ExternalNetwork,
+        "a teacher of Ben Loussaief et al. 2023",
+        arguments=_FCN,
+        description="FCN on a ResNet-101, of torchvision; 2D.",
+    ),
+    Family("external", ExternalNetwork, "the library that --student-arg network=NAME names"),
+)

@@ -1,11 +1,12 @@
 """MobileNetV2 (Sandler et al. 2018) with a light decoder, in 2D and 3D."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from nnunet_kd.networks.base import PlannedNetwork, check_stages, number_features
+from nnunet_kd.networks.arguments import PlanArguments
+from nnunet_kd.networks.base import PlannedNetwork, number_features
+from nnunet_kd.networks.family import Family
 from nnunet_kd.networks.layers import Layers, Size
 from nnunet_kd.networks.scores import ScoreDecoder
 
@@ -25,64 +26,36 @@ class MobileNetV2Seg(PlannedNetwork):
     supervision its outputs.
 
     Args:
-        input_channels: channels of the image.
-        num_classes: channels of the logits.
-        n_stages: 4.
-        features_per_stage: channels at the end of each stage; 0 at full resolution, where there are none, then 24, 96,
-            320. The other channels of a stage are scaled along.
-        conv_op: ``torch.nn.Conv2d`` or ``torch.nn.Conv3d``.
-        kernel_sizes: for each stage.
-        strides: for each stage, the first is 1.
-        norm_op: None: batch normalisation.
-        norm_op_kwargs: arguments of ``norm_op``.
-        nonlin: None: ReLU6.
-        nonlin_kwargs: arguments of ``nonlin``.
-        deep_supervision: see :class:`PlannedNetwork`.
+        **plan: see :class:`PlanArguments`; features are those at the end of a stage, its others are scaled along.
     """
 
-    def __init__(
-        self,
-        input_channels: int,
-        num_classes: int,
-        n_stages: int,
-        features_per_stage: Sequence[int],
-        conv_op: type[nn.Module],
-        kernel_sizes: Sequence[Size],
-        strides: Sequence[Size],
-        norm_op: type[nn.Module] | None = None,
-        norm_op_kwargs: dict[str, Any] | None = None,
-        nonlin: type[nn.Module] | None = None,
-        nonlin_kwargs: dict[str, Any] | None = None,
-        deep_supervision: bool = False,
-    ):
-        super().__init__(input_channels)
-        check_stages(n_stages, 4, features_per_stage=features_per_stage, kernel_sizes=kernel_sizes, strides=strides)
-        if nonlin is None:
-            nonlin, nonlin_kwargs = nn.ReLU6, {"inplace": True}
-        layers = Layers(conv_op, norm_op, norm_op_kwargs, nonlin, nonlin_kwargs)
+    def __init__(self, **plan: Any):
+        p = PlanArguments(**plan)
+        super().__init__(p.input_channels)
+        p.check(stages=4)
+        layers = p.layers(nonlin=(nn.ReLU6, {"inplace": True}))
         self.encoder = nn.ModuleList()
-        channels = input_channels
+        channels = p.input_channels
         for s, stage in enumerate(BLOCKS, 1):
-            width = features_per_stage[s] / stage[-1][1]
+            width = p.features_per_stage[s] / stage[-1][1]
             modules: list[nn.Module] = []
-            stride = strides[s]
+            kernel, stride = p.kernel_sizes[s], p.strides[s]
             if s == 1:
                 stem = _round(STEM * width)
-                modules.append(layers.conv_norm_act(channels, stem, kernel_sizes[s], stride))
+                modules.append(layers.conv_norm_act(channels, stem, kernel, stride))
                 stride, channels = 1, stem
             for expansion, outputs, number in stage:
                 for i in range(number):
                     wide, first = _round(outputs * width), stride if i == 0 else 1
-                    block = InvertedResidual(layers, channels, wide, expansion, kernel_sizes[s], first)
-                    modules.append(block)
+                    modules.append(InvertedResidual(layers, channels, wide, expansion, kernel, first))
                     channels = wide
                 stride = 1
             if s == len(BLOCKS):
                 last = _round(LAST * width)
                 modules.append(layers.conv_norm_act(channels, last, 1))
             self.encoder.append(nn.Sequential(*modules))
-        scored = (_round(features_per_stage[1]), _round(features_per_stage[2]), last)
-        self.decoder = ScoreDecoder(layers, num_classes, scored, strides[1], deep_supervision)
+        scored = (_round(p.features_per_stage[1]), _round(p.features_per_stage[2]), last)
+        self.decoder = ScoreDecoder(p, layers, scored)
 
     @property
     def feature_names(self) -> dict[str, str]:
@@ -120,3 +93,14 @@ class InvertedResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, *spatial) -> (B, outputs, *(spatial / stride))."""
         return x + self.body(x) if self.residual else self.body(x)
+
+
+FAMILIES = (
+    Family(
+        "mobilenetv2",
+        MobileNetV2Seg,
+        "Qin et al. 2021, Table II; Ben Loussaief et al. 2023, Table 1",
+        (0, 24, 96, 320),
+        smallest_patch=8,
+    ),
+)

@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nnunet_kd.networks.base import Decoder, PlannedNetwork, check_stages, number_features
+from nnunet_kd.networks.arguments import PlanArguments
+from nnunet_kd.networks.base import Decoder, PlannedNetwork, number_features
+from nnunet_kd.networks.family import Family
 from nnunet_kd.networks.layers import Layers, Size
 
 
@@ -22,54 +24,28 @@ class NoothoutUNet(PlannedNetwork):
     Deviation: 1x1 convolutions at the decoder's lower levels for nnU-Net's deep supervision; the paper has none.
 
     Args:
-        input_channels: channels of the image.
-        num_classes: channels of the logits.
-        n_stages: resolutions; the paper has 4.
-        features_per_stage: channels, highest resolution first; the paper has 32, 64, 128, 256.
-        conv_op: ``torch.nn.Conv2d`` or ``torch.nn.Conv3d``.
-        kernel_sizes: for each stage.
-        strides: for each stage, the first is 1.
         n_conv_per_stage: convolutions of a stage; those of a level of the decoder are as many.
-        norm_op: None: batch normalisation.
-        norm_op_kwargs: arguments of ``norm_op``.
-        nonlin: None: ReLU.
-        nonlin_kwargs: arguments of ``nonlin``.
-        deep_supervision: see :class:`PlannedNetwork`.
+        **plan: see :class:`PlanArguments`.
     """
 
-    def __init__(
-        self,
-        input_channels: int,
-        num_classes: int,
-        n_stages: int,
-        features_per_stage: Sequence[int],
-        conv_op: type[nn.Module],
-        kernel_sizes: Sequence[Size],
-        strides: Sequence[Size],
-        n_conv_per_stage: int = 2,
-        norm_op: type[nn.Module] | None = None,
-        norm_op_kwargs: dict[str, Any] | None = None,
-        nonlin: type[nn.Module] | None = None,
-        nonlin_kwargs: dict[str, Any] | None = None,
-        deep_supervision: bool = False,
-    ):
-        super().__init__(input_channels)
-        f, k = features_per_stage, kernel_sizes
-        check_stages(n_stages, features_per_stage=f, kernel_sizes=k, strides=strides)
-        layers = Layers(conv_op, norm_op, norm_op_kwargs, nonlin, nonlin_kwargs, bias=True)
+    def __init__(self, *, n_conv_per_stage: int = 2, **plan: Any):
+        p = PlanArguments(**plan)
+        super().__init__(p.input_channels)
+        p.check()
+        f, k, layers = p.features_per_stage, p.kernel_sizes, p.layers(bias=True)
         self.encoder = nn.ModuleList(
             nn.Sequential(
-                nn.Identity() if s == 0 else layers.pool("max", strides[s]),
-                _convolutions(layers, f[s - 1] if s else input_channels, f[s], k[s], n_conv_per_stage),
+                nn.Identity() if s == 0 else layers.pool("max", p.strides[s]),
+                _convolutions(layers, f[s - 1] if s else p.input_channels, f[s], k[s], n_conv_per_stage),
             )
-            for s in range(n_stages)
+            for s in range(p.n_stages)
         )
         ups, blocks, heads = [], [], []
-        for s in range(n_stages - 1, 0, -1):
-            ups.append(layers.up_conv(f[s], f[s - 1], strides[s]))
+        for s in range(p.n_stages - 1, 0, -1):
+            ups.append(layers.up_conv(f[s], f[s - 1], p.strides[s]))
             blocks.append(_convolutions(layers, 2 * f[s - 1], f[s - 1], k[s - 1], n_conv_per_stage))
-            heads.append(layers.conv(f[s - 1], num_classes, 1))
-        self.decoder = UpDecoder(ups, blocks, heads, deep_supervision, skips=True)
+            heads.append(layers.conv(f[s - 1], p.num_classes, 1))
+        self.decoder = UpDecoder(ups, blocks, heads, p.deep_supervision, skips=True)
 
     @property
     def feature_names(self) -> dict[str, str]:
@@ -98,55 +74,29 @@ class NoothoutResNet(PlannedNetwork):
     Deviation: 1x1 convolutions at the decoder's lower levels for nnU-Net's deep supervision; the paper has none.
 
     Args:
-        input_channels: channels of the image.
-        num_classes: channels of the logits.
-        n_stages: resolutions; the paper has 3.
-        features_per_stage: channels, highest resolution first; the paper has 32, 64, 128.
-        conv_op: ``torch.nn.Conv2d`` or ``torch.nn.Conv3d``.
-        kernel_sizes: for each stage.
-        strides: for each stage, the first is 1.
         n_blocks: residual blocks.
         dropout: probability.
-        norm_op: None: batch normalisation.
-        norm_op_kwargs: arguments of ``norm_op``.
-        nonlin: None: ReLU.
-        nonlin_kwargs: arguments of ``nonlin``.
-        deep_supervision: see :class:`PlannedNetwork`.
+        **plan: see :class:`PlanArguments`.
     """
 
-    def __init__(
-        self,
-        input_channels: int,
-        num_classes: int,
-        n_stages: int,
-        features_per_stage: Sequence[int],
-        conv_op: type[nn.Module],
-        kernel_sizes: Sequence[Size],
-        strides: Sequence[Size],
-        n_blocks: int = 6,
-        dropout: float = 0.5,
-        norm_op: type[nn.Module] | None = None,
-        norm_op_kwargs: dict[str, Any] | None = None,
-        nonlin: type[nn.Module] | None = None,
-        nonlin_kwargs: dict[str, Any] | None = None,
-        deep_supervision: bool = False,
-    ):
-        super().__init__(input_channels)
-        f, k = features_per_stage, kernel_sizes
-        check_stages(n_stages, features_per_stage=f, kernel_sizes=k, strides=strides)
-        layers = Layers(conv_op, norm_op, norm_op_kwargs, nonlin, nonlin_kwargs, bias=True)
+    def __init__(self, *, n_blocks: int = 6, dropout: float = 0.5, **plan: Any):
+        p = PlanArguments(**plan)
+        super().__init__(p.input_channels)
+        p.check()
+        f, k, layers = p.features_per_stage, p.kernel_sizes, p.layers(bias=True)
+        inputs = [p.input_channels, *f]
         self.encoder = nn.Sequential(
-            *(layers.conv_norm_act(f[s - 1] if s else input_channels, f[s], k[s], strides[s]) for s in range(n_stages)),
+            *(layers.conv_norm_act(inputs[s], f[s], k[s], p.strides[s]) for s in range(p.n_stages)),
             *(PreActivatedBlock(layers, f[-1], k[-1], dropout) for _ in range(n_blocks)),
         )
         ups, blocks, heads = [], [], []
-        for s in range(n_stages - 1, 0, -1):
-            ups.append(layers.up_conv(f[s], f[s - 1], strides[s], kernel=k[s]))
+        for s in range(p.n_stages - 1, 0, -1):
+            ups.append(layers.up_conv(f[s], f[s - 1], p.strides[s], kernel=k[s]))
             blocks.append(nn.Sequential(layers.norm(f[s - 1]), layers.act(f[s - 1])))
-            heads.append(layers.conv(f[s - 1], num_classes, 1))
+            heads.append(layers.conv(f[s - 1], p.num_classes, 1))
         dense = layers.dropout(dropout), layers.conv(f[0], f[0], 1), layers.act(f[0]), layers.dropout(dropout)
         heads[-1] = nn.Sequential(*dense, heads[-1])
-        self.decoder = UpDecoder(ups, blocks, heads, deep_supervision, skips=False)
+        self.decoder = UpDecoder(ups, blocks, heads, p.deep_supervision, skips=False)
 
     @property
     def feature_names(self) -> dict[str, str]:
@@ -213,3 +163,23 @@ class UpDecoder(Decoder):
             x = block(torch.cat((x, features[-2 - i]), 1) if self.skips else x)
             levels.append(x)
         return self.outputs(levels)
+
+
+FAMILIES = (
+    Family(
+        "noothout-unet",
+        NoothoutUNet,
+        "Noothout et al. 2022, Fig. 2(a)",
+        (32, 64, 128, 256),
+        fixed_stages=False,
+        smallest_patch=8,
+    ),
+    Family(
+        "noothout-resnet",
+        NoothoutResNet,
+        "Noothout et al. 2022, Fig. 2(b)",
+        (32, 64, 128),
+        fixed_stages=False,
+        smallest_patch=4,
+    ),
+)

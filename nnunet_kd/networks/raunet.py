@@ -5,7 +5,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nnunet_kd.networks.base import Decoder, PlannedNetwork, check_stages, number_features
+from nnunet_kd.networks.arguments import PlanArguments
+from nnunet_kd.networks.base import Decoder, PlannedNetwork, number_features
+from nnunet_kd.networks.family import Family
 from nnunet_kd.networks.layers import Layers, Size
 from nnunet_kd.networks.resnet import ResNetEncoder
 
@@ -23,44 +25,17 @@ class RAUNet(PlannedNetwork):
     over the whole image.
 
     Args:
-        input_channels: channels of the image.
-        num_classes: channels of the logits.
-        n_stages: 6.
-        features_per_stage: channels; 0 at full resolution, where there are none, then 64, 64, 128, 256, 512.
-        conv_op: ``torch.nn.Conv2d`` or ``torch.nn.Conv3d``.
-        kernel_sizes: for each stage; the first convolution is 7 where this is more than 1.
-        strides: for each stage, the first is 1; the third is the max pooling's.
         n_blocks_per_stage: residual blocks for each stage; none in the first two.
-        norm_op: None: batch normalisation.
-        norm_op_kwargs: arguments of ``norm_op``.
-        nonlin: None: ReLU.
-        nonlin_kwargs: arguments of ``nonlin``.
-        deep_supervision: see :class:`PlannedNetwork`.
+        **plan: see :class:`PlanArguments`; the first convolution has kernel 7 where the plans' is more than 1, and the
+            third stride is the max pooling's.
     """
 
-    def __init__(
-        self,
-        input_channels: int,
-        num_classes: int,
-        n_stages: int,
-        features_per_stage: Sequence[int],
-        conv_op: type[nn.Module],
-        kernel_sizes: Sequence[Size],
-        strides: Sequence[Size],
-        n_blocks_per_stage: Sequence[int] = (0, 0, 3, 4, 6, 3),
-        norm_op: type[nn.Module] | None = None,
-        norm_op_kwargs: dict[str, Any] | None = None,
-        nonlin: type[nn.Module] | None = None,
-        nonlin_kwargs: dict[str, Any] | None = None,
-        deep_supervision: bool = False,
-    ):
-        super().__init__(input_channels)
-        check_stages(n_stages, 6)
-        layers = Layers(conv_op, norm_op, norm_op_kwargs, nonlin, nonlin_kwargs)
-        self.encoder = ResNetEncoder(
-            layers, input_channels, features_per_stage, kernel_sizes, strides, n_blocks_per_stage
-        )
-        self.decoder = RADecoder(layers, num_classes, features_per_stage, kernel_sizes[1], strides, deep_supervision)
+    def __init__(self, *, n_blocks_per_stage: Sequence[int] = (0, 0, 3, 4, 6, 3), **plan: Any):
+        p = PlanArguments(**plan)
+        super().__init__(p.input_channels)
+        layers = p.layers()
+        self.encoder = ResNetEncoder(p, layers, n_blocks_per_stage)
+        self.decoder = RADecoder(p, layers)
 
     @property
     def feature_names(self) -> dict[str, str]:
@@ -109,16 +84,9 @@ def link_block(layers: Layers, inputs: int, outputs: int, stride: Size) -> nn.Se
 class RADecoder(Decoder):
     """Four LinkNet blocks, attention at the first three, three convolutions to full resolution."""
 
-    def __init__(
-        self,
-        layers: Layers,
-        num_classes: int,
-        features: Sequence[int],
-        kernel: Size,
-        strides: Sequence[Size],
-        deep_supervision: bool,
-    ):
-        super().__init__(deep_supervision)
+    def __init__(self, p: PlanArguments, layers: Layers):
+        super().__init__(p.deep_supervision)
+        features, kernel, strides = p.features_per_stage, p.kernel_sizes[1], p.strides
         steps = range(5, 1, -1)
         self.ups = nn.ModuleList(link_block(layers, features[s], features[s - 1], strides[s]) for s in steps)
         self.attention = nn.ModuleList(AugmentedAttention(layers, features[s]) for s in (4, 3, 2))
@@ -129,8 +97,8 @@ class RADecoder(Decoder):
             layers.conv(last, last, kernel, bias=True),
             layers.act(last),
         )
-        heads = [layers.conv(features[s - 1], num_classes, 1, bias=True) for s in steps]
-        self.seg_layers = nn.ModuleList([*heads, layers.conv(last, num_classes, kernel, bias=True)])
+        heads = [layers.conv(features[s - 1], p.num_classes, 1, bias=True) for s in steps]
+        self.seg_layers = nn.ModuleList([*heads, layers.conv(last, p.num_classes, kernel, bias=True)])
         self.freeze_unused()
 
     def forward(self, features: Sequence[Tensor]) -> Tensor | list[Tensor]:
@@ -142,3 +110,8 @@ class RADecoder(Decoder):
                 x = self.attention[i](x, features[-2 - i])
             levels.append(x)
         return self.outputs([*levels, self.full(x)])
+
+
+FAMILIES = (
+    Family("ra-unet", RAUNet, "Qin et al. 2021, Table I (teacher)", (0, 64, 64, 128, 256, 512), smallest_patch=32),
+)

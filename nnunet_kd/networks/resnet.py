@@ -5,7 +5,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nnunet_kd.networks.base import PlannedNetwork, check_stages, number_features
+from nnunet_kd.networks.arguments import PlanArguments
+from nnunet_kd.networks.base import PlannedNetwork, number_features
+from nnunet_kd.networks.family import Family
 from nnunet_kd.networks.layers import Layers, Size
 from nnunet_kd.networks.scores import ScoreDecoder
 
@@ -20,44 +22,17 @@ class ResNet18Seg(PlannedNetwork):
     supervision its outputs.
 
     Args:
-        input_channels: channels of the image.
-        num_classes: channels of the logits.
-        n_stages: 6.
-        features_per_stage: channels; 0 at full resolution, where there are none, then 64, 64, 128, 256, 512.
-        conv_op: ``torch.nn.Conv2d`` or ``torch.nn.Conv3d``.
-        kernel_sizes: for each stage; the first convolution is 7 where this is more than 1.
-        strides: for each stage, the first is 1; the third is the max pooling's.
         n_blocks_per_stage: residual blocks for each stage; none in the first two.
-        norm_op: None: batch normalisation.
-        norm_op_kwargs: arguments of ``norm_op``.
-        nonlin: None: ReLU.
-        nonlin_kwargs: arguments of ``nonlin``.
-        deep_supervision: see :class:`PlannedNetwork`.
+        **plan: see :class:`PlanArguments`; the first convolution has kernel 7 where the plans' is more than 1, and the
+            third stride is the max pooling's.
     """
 
-    def __init__(
-        self,
-        input_channels: int,
-        num_classes: int,
-        n_stages: int,
-        features_per_stage: Sequence[int],
-        conv_op: type[nn.Module],
-        kernel_sizes: Sequence[Size],
-        strides: Sequence[Size],
-        n_blocks_per_stage: Sequence[int] = (0, 0, 2, 2, 2, 2),
-        norm_op: type[nn.Module] | None = None,
-        norm_op_kwargs: dict[str, Any] | None = None,
-        nonlin: type[nn.Module] | None = None,
-        nonlin_kwargs: dict[str, Any] | None = None,
-        deep_supervision: bool = False,
-    ):
-        super().__init__(input_channels)
-        check_stages(n_stages, 6)
-        layers = Layers(conv_op, norm_op, norm_op_kwargs, nonlin, nonlin_kwargs)
-        self.encoder = ResNetEncoder(
-            layers, input_channels, features_per_stage, kernel_sizes, strides, n_blocks_per_stage
-        )
-        self.decoder = ScoreDecoder(layers, num_classes, features_per_stage[1:], strides[1], deep_supervision)
+    def __init__(self, *, n_blocks_per_stage: Sequence[int] = (0, 0, 2, 2, 2, 2), **plan: Any):
+        p = PlanArguments(**plan)
+        super().__init__(p.input_channels)
+        layers = p.layers()
+        self.encoder = ResNetEncoder(p, layers, n_blocks_per_stage)
+        self.decoder = ScoreDecoder(p, layers, p.features_per_stage[1:])
 
     @property
     def feature_names(self) -> dict[str, str]:
@@ -72,26 +47,12 @@ class ResNet18Seg(PlannedNetwork):
 class ResNetEncoder(nn.Module):
     """7x7 convolution, max pooling, stages of basic blocks (He et al. 2016, Table 1, 18 and 34 layers)."""
 
-    def __init__(
-        self,
-        layers: Layers,
-        input_channels: int,
-        features: Sequence[int],
-        kernels: Sequence[Size],
-        strides: Sequence[Size],
-        blocks: Sequence[int],
-    ):
+    def __init__(self, p: PlanArguments, layers: Layers, blocks: Sequence[int]):
         super().__init__()
-        check_stages(
-            len(blocks),
-            6,
-            features_per_stage=features,
-            kernel_sizes=kernels,
-            strides=strides,
-            n_blocks_per_stage=blocks,
-        )
+        p.check(stages=6, n_blocks_per_stage=blocks)
+        features, kernels, strides = p.features_per_stage, p.kernel_sizes, p.strides
         wide = [7 if k > 1 else 1 for k in layers.sizes(kernels[1])]
-        self.stem = layers.conv_norm_act(input_channels, features[1], wide, strides[1])
+        self.stem = layers.conv_norm_act(p.input_channels, features[1], wide, strides[1])
         kernel = layers.sizes(kernels[2])
         self.pool = layers.pool("max", kernel, strides[2], padding=[(k - 1) // 2 for k in kernel])
         self.stages = nn.ModuleList()
@@ -126,3 +87,8 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, *spatial) -> (B, outputs, *(spatial / stride))."""
         return self.act(self.body(x) + self.shortcut(x))
+
+
+FAMILIES = (
+    Family("resnet18", ResNet18Seg, "Qin et al. 2021, Table II", (0, 64, 64, 128, 256, 512), smallest_patch=32),
+)

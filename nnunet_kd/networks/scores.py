@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from nnunet_kd.networks.arguments import PlanArguments
 from nnunet_kd.networks.base import Decoder
-from nnunet_kd.networks.layers import Layers, Size, Upsample, resize
+from nnunet_kd.networks.layers import Layers, Upsample, resize
 
 
 class ScoreDecoder(Decoder):
@@ -14,17 +15,15 @@ class ScoreDecoder(Decoder):
     Source: Long et al. 2015, Fig. 3 (skip connections of scores), with fixed interpolation.
 
     Args:
+        p: the network's arguments.
         layers: makes the layers.
-        num_classes: channels of the scores.
         channels: channels of the features, highest resolution first, none at full resolution.
-        stride: of the first features.
-        deep_supervision: whether the scores at lower resolutions are returned too.
     """
 
-    def __init__(self, layers: Layers, num_classes: int, channels: Sequence[int], stride: Size, deep_supervision: bool):
-        super().__init__(deep_supervision)
-        self.seg_layers = nn.ModuleList(layers.conv(c, num_classes, 1, bias=True) for c in reversed(channels))
-        self.upsample = Upsample(layers.sizes(stride))
+    def __init__(self, p: PlanArguments, layers: Layers, channels: Sequence[int]):
+        super().__init__(p.deep_supervision)
+        self.seg_layers = nn.ModuleList(layers.conv(c, p.num_classes, 1, bias=True) for c in reversed(channels))
+        self.upsample = Upsample(layers.sizes(p.strides[1]))
 
     def forward(self, features: Sequence[Tensor]) -> Tensor | list[Tensor]:
         """Features, highest resolution first -> logits; the lowest resolution has no output of its own."""

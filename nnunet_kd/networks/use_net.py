@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
+from dynamic_network_architectures.building_blocks.helper import get_matching_instancenorm
 from torch import Tensor, nn
 
-from nnunet_kd.networks.base import Decoder, PlannedNetwork, check_stages, number_features
+from nnunet_kd.networks.arguments import PlanArguments
+from nnunet_kd.networks.base import Decoder, PlannedNetwork, number_features
+from nnunet_kd.networks.family import Family
 from nnunet_kd.networks.layers import Layers, Size, Upsample
 
 
@@ -25,21 +28,10 @@ class ResidualUSENet(PlannedNetwork):
     Deviation: 1x1 convolutions at the decoder's lower levels for nnU-Net's deep supervision; the paper has none.
 
     Args:
-        input_channels: channels of the image.
-        num_classes: channels of the logits.
-        n_stages: resolutions; the paper has 5.
-        features_per_stage: channels, highest resolution first; the paper has 32, 64, 128, 256, 512.
-        conv_op: ``torch.nn.Conv2d`` or ``torch.nn.Conv3d``.
-        kernel_sizes: for each stage.
-        strides: for each stage, the first is 1.
         n_blocks_per_stage: residual blocks for each stage.
-        norm_op: None: InstanceNorm with affine parameters.
-        norm_op_kwargs: arguments of ``norm_op``.
-        nonlin: None: LeakyReLU with slope 0.01.
-        nonlin_kwargs: arguments of ``nonlin``.
         upsampling: ``"transposed"`` (T1, student) or ``"interpolation"`` (T2).
         reduction: of squeeze-and-excitation.
-        deep_supervision: see :class:`PlannedNetwork`.
+        **plan: see :class:`PlanArguments`.
 
     Attributes:
         separable: whether convolutions are depthwise separable, except for the first.
@@ -49,58 +41,29 @@ class ResidualUSENet(PlannedNetwork):
 
     def __init__(
         self,
-        input_channels: int,
-        num_classes: int,
-        n_stages: int,
-        features_per_stage: Sequence[int],
-        conv_op: type[nn.Module],
-        kernel_sizes: Sequence[Size],
-        strides: Sequence[Size],
+        *,
         n_blocks_per_stage: Sequence[int],
-        norm_op: type[nn.Module] | None = None,
-        norm_op_kwargs: dict[str, Any] | None = None,
-        nonlin: type[nn.Module] | None = None,
-        nonlin_kwargs: dict[str, Any] | None = None,
         upsampling: Literal["transposed", "interpolation"] = "transposed",
         reduction: int = 8,
-        deep_supervision: bool = False,
+        **plan: Any,
     ):
-        super().__init__(input_channels)
-        check_stages(
-            n_stages,
-            features_per_stage=features_per_stage,
-            kernel_sizes=kernel_sizes,
-            strides=strides,
-            n_blocks_per_stage=n_blocks_per_stage,
-        )
-        if norm_op is None:
-            norm_op = nn.InstanceNorm2d if issubclass(conv_op, nn.Conv2d) else nn.InstanceNorm3d
-            norm_op_kwargs = {"affine": True, "eps": 1e-5} if norm_op_kwargs is None else norm_op_kwargs
-        if nonlin is None:
-            nonlin, nonlin_kwargs = nn.LeakyReLU, {"negative_slope": 0.01, "inplace": True}
-        layers = Layers(conv_op, norm_op, norm_op_kwargs, nonlin, nonlin_kwargs, bias=True)
-        previous = features_per_stage[0]
-        self.stem = layers.conv_norm_act(input_channels, previous, kernel_sizes[0])
+        p = PlanArguments(**plan)
+        super().__init__(p.input_channels)
+        p.check(n_blocks_per_stage=n_blocks_per_stage)
+        norm = get_matching_instancenorm(p.conv_op), {"affine": True, "eps": 1e-5}
+        layers = p.layers(norm, (nn.LeakyReLU, {"negative_slope": 0.01, "inplace": True}), bias=True)
+        previous = p.features_per_stage[0]
+        self.stem = layers.conv_norm_act(p.input_channels, previous, p.kernel_sizes[0])
         self.encoder = nn.ModuleList()
-        for s in range(n_stages):
+        for f, k, first, number in zip(
+            p.features_per_stage, p.kernel_sizes, p.strides, n_blocks_per_stage, strict=True
+        ):
             blocks = []
-            for b in range(n_blocks_per_stage[s]):
-                stride = strides[s] if b == 0 else 1
-                f, k = features_per_stage[s], kernel_sizes[s]
-                blocks.append(ResidualBlock(layers, previous, f, k, stride, self.separable))
+            for b in range(number):
+                blocks.append(ResidualBlock(layers, previous, f, k, 1 if b else first, self.separable))
                 previous = f
             self.encoder.append(nn.Sequential(*blocks))
-        self.decoder = USEDecoder(
-            layers,
-            num_classes,
-            features_per_stage,
-            kernel_sizes,
-            strides,
-            self.separable,
-            upsampling,
-            reduction,
-            deep_supervision,
-        )
+        self.decoder = USEDecoder(p, layers, self.separable, upsampling, reduction)
 
     @property
     def feature_names(self) -> dict[str, str]:
@@ -189,29 +152,18 @@ class ResidualSqueezeExcitation(nn.Module):
 class USEDecoder(Decoder):
     """Upsampling, residual squeeze-and-excitation of both tensors, concatenation, a plain block; at every level."""
 
-    def __init__(
-        self,
-        layers: Layers,
-        num_classes: int,
-        features: Sequence[int],
-        kernels: Sequence[Size],
-        strides: Sequence[Size],
-        separable: bool,
-        upsampling: str,
-        reduction: int,
-        deep_supervision: bool,
-    ):
-        super().__init__(deep_supervision)
+    def __init__(self, p: PlanArguments, layers: Layers, separable: bool, upsampling: str, reduction: int):
+        super().__init__(p.deep_supervision)
         self.ups, self.excitations, self.blocks, self.seg_layers = (nn.ModuleList() for _ in range(4))
-        for s in range(len(features) - 1, 0, -1):
-            low, high, kernel = features[s], features[s - 1], kernels[s - 1]
-            self.ups.append(self._up(layers, low, high, strides[s], upsampling))
+        for s in range(p.n_stages - 1, 0, -1):
+            low, high, kernel = p.features_per_stage[s], p.features_per_stage[s - 1], p.kernel_sizes[s - 1]
+            self.ups.append(self._up(layers, low, high, p.strides[s], upsampling))
             self.excitations.append(ResidualSqueezeExcitation(high, reduction, layers))
             block = []
             for inputs in (2 * high, high):
                 block += [conv_layer(layers, inputs, high, kernel, 1, separable), layers.act(high)]
             self.blocks.append(nn.Sequential(*block))
-            self.seg_layers.append(layers.conv(high, num_classes, 1, bias=False))
+            self.seg_layers.append(layers.conv(high, p.num_classes, 1, bias=False))
         self.freeze_unused()
 
     @staticmethod
@@ -231,3 +183,25 @@ class USEDecoder(Decoder):
             x = block(torch.cat((excitation(up(x)), excitation(skip)), 1))
             features.append(x)
         return self.outputs(features)
+
+
+FAMILIES = (
+    Family(
+        "use-net",
+        ResidualUSENet,
+        "Choi 2022, Fig. 3-4 (teachers)",
+        (32, 64, 128, 256, 512),
+        {"n_blocks_per_stage": (1, 2, 3, 4, 5)},
+        fixed_stages=False,
+        smallest_patch=32,
+    ),
+    Family(
+        "mobile-use-net",
+        MobileResidualUSENet,
+        "Choi 2022, Fig. 3-4 (student)",
+        (32, 64, 128, 256, 512),
+        {"n_blocks_per_stage": (1, 2, 3, 4, 5)},
+        fixed_stages=False,
+        smallest_patch=32,
+    ),
+)

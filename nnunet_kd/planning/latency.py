@@ -13,8 +13,8 @@ import torch
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_kd.networks.family import families
 from nnunet_kd.planning.cost import STOCK_TRAINER, build_for_planning
-from nnunet_kd.planning.families import FAMILIES
 from nnunet_kd.planning.scaling import widest
 from nnunet_kd.planning.student import StudentSpec, format_student
 from nnunet_kd.utilities.errors import UserError
@@ -101,7 +101,8 @@ def search(
     """
     if spec.width != 1 or spec.removed_stages:
         raise UserError("--latency-budget: chooses width and depth itself; leave both out of --student.")
-    if spec.family and FAMILIES[spec.family].network == "ExternalNetwork":
+    family = families()[spec.family] if spec.family else None
+    if family is not None and not family.features:
         raise UserError(f"--latency-budget: {spec.family} cannot be made smaller; choose another network.")
     timed: list[Timed] = []
     best: dict[tuple[StudentSpec, int], Timed] = {}
@@ -117,7 +118,7 @@ def search(
             best[key] = result
         return good
 
-    depths = range(1 + (0 if spec.family and FAMILIES[spec.family].fixed_stages else MAX_REMOVED_STAGES))
+    depths = range(1 if family is not None and family.fixed_stages else 1 + MAX_REMOVED_STAGES)
     for shape, removed in itertools.product(shapes or [spec], depths):
         try:
             widest(WIDTHS, functools.partial(fits, shape, removed))

@@ -30,7 +30,7 @@ def check_patch(plans_manager: PlansManager, configuration: str, dataset_json: d
     strides = cm.configuration["architecture"]["arch_kwargs"].get("strides", [[1] * len(patch)] * 2)
     channels = determine_num_input_channels(plans_manager, cm, dataset_json)
     classes = plans_manager.get_label_manager(dataset_json).num_segmentation_heads
-    trials: list[_Trial] = []
+    trials: list[Trial] = []
     unfit: UserError | None = None
     for device in ("meta", "cpu"):  # networks of other libraries may need values
         try:
@@ -38,7 +38,7 @@ def check_patch(plans_manager: PlansManager, configuration: str, dataset_json: d
         except UserError as err:
             unfit = err
             continue
-        trials.append(_Trial(network, channels, classes, strides, device))
+        trials.append(Trial(network, channels, classes, strides, device))
         if (found := trials[-1].problem(patch)) is None:
             return
         problem = found
@@ -60,7 +60,7 @@ def check_patch(plans_manager: PlansManager, configuration: str, dataset_json: d
 
 
 @dataclass(frozen=True)
-class _Trial:
+class Trial:
     """A network in training mode that patches are tried on."""
 
     network: torch.nn.Module

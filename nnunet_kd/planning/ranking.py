@@ -61,11 +61,10 @@ def untrained_dice(
     """
     manager = PlansManager(plans)
     space = StudentSpace(manager, configuration, dataset_json, preprocessed, None)
-    default = f"{config.default_teacher}__{config.base_plans}__{configuration}"
     if config.student.inherit_from:
         member = named_member(config.student.inherit_from, results)
     else:
-        member = best_member(find_teachers(config.teachers, results, default))
+        member = best_member(find_teachers(config, manager.plans_name, configuration, results))
     cases = list(space.dataset.identifiers)
     for case in cases:
         space.load_case(case)  # refuses what nnU-Net's data loader would run

@@ -5,10 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+
 from nnunet_kd.utilities.errors import UserError
 
-# class -> its argument for the depth of an encoder stage
-BLOCKS_ARGUMENT = {"PlainConvUNet": "n_conv_per_stage", "ResidualEncoderUNet": "n_blocks_per_stage"}
+SCALABLE = (PlainConvUNet, ResidualEncoderUNet)  # nnU-Net's own
+BLOCKS = ("n_conv_per_stage", "n_blocks_per_stage")  # arguments for the depth of an encoder stage
 CHANNEL_MULTIPLE = 8
 
 
@@ -24,7 +26,7 @@ def remove_stages(architecture: Mapping[str, Any], number: int, where: str = "pl
     if stages - number < 2:
         raise UserError(f"{where}: has {stages} stages, depth=-{number} would leave fewer than 2.")
     arguments["n_stages"] = stages - number
-    for key in ("features_per_stage", "kernel_sizes", "strides", "bottleneck_channels", *BLOCKS_ARGUMENT.values()):
+    for key in ("features_per_stage", "kernel_sizes", "strides", "bottleneck_channels", *BLOCKS):
         if isinstance(arguments.get(key), list | tuple):
             arguments[key] = arguments[key][: stages - number]
     if isinstance(arguments.get("n_conv_per_stage_decoder"), list | tuple):  # starts at the lowest resolution
@@ -44,7 +46,7 @@ def scale_blocks(
 
     result = deepcopy(dict(architecture))
     arguments = result["arch_kwargs"]
-    for key in BLOCKS_ARGUMENT.values():
+    for key in BLOCKS:
         if key in arguments:
             arguments[key] = scale(arguments[key])
     if decoder_convolutions is not None:

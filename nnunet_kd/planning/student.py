@@ -8,16 +8,17 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
-from nnunet_kd.planning.families import FAMILIES, family_architecture, set_arguments
-from nnunet_kd.planning.scaling import BLOCKS_ARGUMENT, fit_to_budget, remove_stages, scale_blocks, scale_width
+from nnunet_kd.networks.base import refuse_unknown
+from nnunet_kd.networks.family import Family, families
+from nnunet_kd.planning.scaling import BLOCKS, SCALABLE, fit_to_budget, remove_stages, scale_blocks, scale_width
 from nnunet_kd.utilities.errors import UserError
 from nnunet_kd.utilities.nnunet_files import check_counts
 
 FORMS = (
     "same, or a network and changes of it joined by commas: width=0.25, depth=-1, blocks=0.5, decoder=1, params=500k; "
-    f"networks: {', '.join(FAMILIES)}; none: the base plans'"
+    "networks: {names}; none: the base plans'"
 )
-_PATTERNS = {
+CHANGES = {  # key of --student -> what its value looks like
     "width": r"\d*\.?\d+",
     "depth": r"-\d+",
     "blocks": r"\d*\.?\d+",
@@ -57,12 +58,15 @@ def parse_student(text: str) -> StudentSpec:
     if text.strip() == "same":
         return StudentSpec()
     first, _, rest = text.partition(",")
-    family = first.strip() if first.strip() in FAMILIES else None
+    names = families()
+    family = first.strip() if first.strip() in names else None
     values: dict[str, str] = {}
     for part in text.split(",") if family is None else filter(None, rest.split(",")):
         key, _, value = (p.strip() for p in part.partition("="))
-        if key in values or not re.fullmatch(_PATTERNS.get(key, "(?!)"), value):
-            raise UserError(f"--student {text}: cannot read {part.strip()!r}; expected {FORMS}.")
+        if key in values or not re.fullmatch(CHANGES.get(key, "(?!)"), value):
+            raise UserError(
+                f"--student {text}: cannot read {part.strip()!r}; expected {FORMS.format(names=', '.join(names))}."
+            )
         values[key] = value
     if {"width", "params"} <= set(values):
         raise UserError(f"--student {text}: params chooses the width itself; give one of the two.")
@@ -85,7 +89,7 @@ def parse_number(text: str) -> int:
     Raises:
         UserError: for anything else.
     """
-    if not re.fullmatch(_PATTERNS["params"], text):
+    if not re.fullmatch(CHANGES["params"], text):
         raise UserError(f"--params {text}: expected a number such as 350000, 500k or 1.5M.")
     return round(float(text.rstrip("kKmM")) * {"k": 1e3, "m": 1e6}.get(text[-1].lower(), 1))
 
@@ -144,22 +148,13 @@ def student_architecture(
     """
     if spec == StudentSpec() and not arguments:
         return deepcopy(dict(architecture))
-    if spec.family is None:
-        module, _, name = architecture["network_class_name"].rpartition(".")
-        if name not in BLOCKS_ARGUMENT or not module.startswith("dynamic_network_architectures."):
-            raise UserError(
-                f"{where}: {architecture['network_class_name']} cannot be scaled, only {' and '.join(BLOCKS_ARGUMENT)} "
-                "can; use --student same."
-            )
-    else:
-        architecture = family_architecture(spec.family, architecture, where, regions)
-    architecture = set_arguments(architecture, arguments or {}, spec.family, where)
-    check_counts(architecture["arch_kwargs"], where)
-    changes = dataclasses.replace(spec, family=None)
-    if changes == StudentSpec():
-        return architecture
-    _check_changes(architecture, spec, where)
-    smaller = remove_stages(architecture, spec.removed_stages, where)
+    family = families()[spec.family] if spec.family else None
+    student = _with_arguments(family, architecture, arguments or {}, where, regions)
+    check_counts(student["arch_kwargs"], where)
+    if dataclasses.replace(spec, family=None) == StudentSpec():
+        return student
+    _check_changes(family, student["arch_kwargs"], spec, where)
+    smaller = remove_stages(student, spec.removed_stages, where)
     smaller = scale_blocks(smaller, spec.blocks, spec.decoder_convolutions)
     check_counts(smaller["arch_kwargs"], where)
     if spec.max_parameters is not None:
@@ -167,14 +162,37 @@ def student_architecture(
     return scale_width(smaller, spec.width)
 
 
-def _check_changes(architecture: Mapping[str, Any], spec: StudentSpec, where: str) -> None:
-    kwargs = architecture["arch_kwargs"]
-    impossible = {
-        "width and params": "features_per_stage" not in kwargs and (spec.width != 1 or spec.max_parameters is not None),
-        "depth": bool(spec.removed_stages and spec.family and FAMILIES[spec.family].fixed_stages),
-        "blocks": spec.blocks != 1 and not set(BLOCKS_ARGUMENT.values()) & set(kwargs),
-        "decoder": spec.decoder_convolutions is not None and "n_conv_per_stage_decoder" not in kwargs,
+def _with_arguments(
+    family: Family | None, base: Mapping[str, Any], arguments: Mapping[str, Any], where: str, regions: bool
+) -> dict[str, Any]:
+    """The family's network, or the base plans' where it can be scaled, with single arguments set."""
+    if family is not None:
+        student = family.architecture(base, where, regions)
+        return student | {"arch_kwargs": family.network.set_arguments(student["arch_kwargs"], arguments, where)}
+    name = base["network_class_name"]
+    if name not in {f"{c.__module__}.{c.__name__}" for c in SCALABLE}:
+        scalable = " and ".join(c.__name__ for c in SCALABLE)
+        raise UserError(f"{where}: {name} cannot be scaled, only {scalable} can; use --student same.")
+    student = deepcopy(dict(base))
+    refuse_unknown(name.rpartition(".")[2], arguments, student["arch_kwargs"])
+    student["arch_kwargs"] |= arguments
+    return student
+
+
+def possible_changes(family: Family | None, kwargs: Mapping[str, Any]) -> set[str]:
+    """Keys of ``--student`` by which a network with these arguments can be changed; None: nnU-Net's own."""
+    possible = {
+        "width": "features_per_stage" in kwargs,
+        "params": "features_per_stage" in kwargs,
+        "depth": family is None or not family.fixed_stages,
+        "blocks": bool(set(BLOCKS) & set(kwargs)),
+        "decoder": "n_conv_per_stage_decoder" in kwargs,
     }
-    for change, is_impossible in impossible.items():
-        if is_impossible:
+    return {change for change, is_possible in possible.items() if is_possible}
+
+
+def _check_changes(family: Family | None, kwargs: Mapping[str, Any], spec: StudentSpec, where: str) -> None:
+    asked = {part.partition("=")[0] for part in format_student(dataclasses.replace(spec, family=None)).split(",")}
+    for change in CHANGES:
+        if change in asked - possible_changes(family, kwargs):
             raise UserError(f"{where}: {spec.family} cannot be changed by {change}; leave that out.")

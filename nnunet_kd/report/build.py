@@ -10,15 +10,14 @@ from nnunet_kd.benchmark.efficiency import count_models
 from nnunet_kd.evaluation.folder import evaluate_folder
 from nnunet_kd.evaluation.segmentations import LabelDefinition
 from nnunet_kd.evaluation.statistics import PairedComparison, compare_paired
-from nnunet_kd.evaluation.table import Evaluation
 from nnunet_kd.report.calibration import Calibration
 from nnunet_kd.report.cases import calibrate, choose_shown
-from nnunet_kd.report.compute import common_cases, compute_numbers
 from nnunet_kd.report.content import Report
 from nnunet_kd.report.costs import Cost, collect_costs, load_benchmark, pareto_front, ratio, same_time
 from nnunet_kd.report.files import write_report
 from nnunet_kd.report.headline import make_headline
-from nnunet_kd.report.numbers import Numbers
+from nnunet_kd.report.measurements import long_table
+from nnunet_kd.report.numbers import Numbers, compute_numbers
 from nnunet_kd.report.plots import cost_points, draw_plots
 from nnunet_kd.report.provenance import Provenance, describe_files, describe_model, describe_run
 from nnunet_kd.report.remarks import make_remarks
@@ -28,6 +27,7 @@ from nnunet_kd.report.volumes import Volumes
 from nnunet_kd.teachers.model import TeacherModel
 from nnunet_kd.utilities.errors import UserError
 from nnunet_kd.utilities.files import replace_folder, restore_replaced, temporary_folder
+from nnunet_kd.utilities.summaries import Summary
 
 
 def build_report(request: Request) -> Report:
@@ -49,15 +49,15 @@ def build_report(request: Request) -> Report:
 
     unsure = None if request.soft_labels is None else soft_label_entropy(request.soft_labels)
     found = _evaluate(request)
-    evaluations = common_cases(found)
-    cases = next(iter(evaluations.values())).cases
-    groups = None if known_groups is None else groups_of(cases, known_groups)
-    numbers = compute_numbers(evaluations, request.roles, request.shown, request.significance, groups)
+    table = long_table(found)
+    groups = None if known_groups is None else groups_of(table["case"].cat.categories, known_groups)
+    settings = next(iter(found.values())).settings
+    numbers = compute_numbers(table, request.roles, request.shown, request.significance, groups, settings)
     volumes = Volumes(LabelDefinition.load(request.dataset_json), request.references, request.images)
     calibrations = tuple(c for m in request.methods if (c := calibrate(volumes, m, numbers.cases)) is not None)
     shown = (choose_shown(numbers, name) for name in numbers.methods)
     references = len(list(request.references.glob(f"*{volumes.definition.file_ending}")))
-    predicted = {name: len(e.cases) for name, e in found.items()}
+    predicted = {name: len(summary.cases) for name, summary in found.items()}
     warnings, notes = make_remarks(numbers, models, predicted, references, request.significance)
     device = None if benchmark is None else benchmark.get("device")
     report = Report(
@@ -67,7 +67,6 @@ def build_report(request: Request) -> Report:
         notes=notes,
         numbers=numbers,
         significance=request.significance,
-        settings=next(iter(evaluations.values())).settings,
         benchmark={k: v for k, v in (benchmark or {}).items() if k != "models"},
         costs=costs,
         time_ratios=_time_ratios(costs, request.roles.reference),
@@ -96,7 +95,7 @@ def _write(report: Report, request: Request, volumes: Volumes, unsure: SoftLabel
         replace_folder(folder, request.output)
 
 
-def _evaluate(request: Request) -> dict[str, Evaluation]:
+def _evaluate(request: Request) -> dict[str, Summary]:
     found = {}
     for method in request.methods:
         print(f"{method.name}: {method.folder}", flush=True)
@@ -106,7 +105,7 @@ def _evaluate(request: Request) -> dict[str, Evaluation]:
             )
         except UserError as err:
             raise UserError(f"--method {method.name}: {err}") from err
-        found[method.name] = Evaluation.from_summary(summary)
+        found[method.name] = Summary.of(summary)
     return found
 
 

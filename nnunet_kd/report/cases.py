@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from tqdm import tqdm
 
 from nnunet_kd.report.calibration import Calibration, entropy, near_foreground, reliability
+from nnunet_kd.report.measurements import HIGHER_IS_BETTER
 from nnunet_kd.report.methods import Method
-from nnunet_kd.report.numbers import HIGHER_IS_BETTER, Numbers
+from nnunet_kd.report.numbers import Numbers
 from nnunet_kd.report.overlays import CaseView, choose_cases
 from nnunet_kd.report.volumes import Volumes
 from nnunet_kd.utilities.errors import UserError
@@ -35,9 +36,9 @@ class ShownCase:
 def choose_shown(numbers: Numbers, method: str) -> list[ShownCase]:
     """Worst, median and best case of a method by the first metric; the more structures fail, the worse."""
     metric = numbers.shown[0]
-    values, left_out = numbers.values(method, metric), numbers.left_out(method, metric)
-    chosen = choose_cases((values if HIGHER_IS_BETTER[metric] else -values).tolist(), left_out.tolist())
-    return [ShownCase(method, kind, numbers.cases[i], float(values[i]), int(left_out[i])) for kind, i in chosen]
+    values, left_out = numbers.values(metric)[method].tolist(), numbers.left_out(metric)[method].tolist()
+    chosen = choose_cases(values if HIGHER_IS_BETTER[metric] else [-v for v in values], left_out)
+    return [ShownCase(method, kind, numbers.cases[i], values[i], left_out[i]) for kind, i in chosen]
 
 
 def view_case(volumes: Volumes, method: Method, case: str) -> CaseView:

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
 from nnunet_kd.evaluation.statistics import PairedComparison, Significance
+from nnunet_kd.evaluation.table import by_metric
 from nnunet_kd.report.calibration import Calibration
 from nnunet_kd.report.cases import ShownCase
 from nnunet_kd.report.costs import Cost, Ratio
@@ -26,7 +29,6 @@ class Report:
         notes: what was checked and found in order, or left out.
         numbers: scores and comparisons.
         significance: how p-values were judged.
-        settings: of the evaluation: rule for empty masks, tolerances, versions.
         benchmark: machine, device and versions of the benchmark, or nothing.
         costs: of each method, where known.
         time_ratios: network time of the reference method over each other one's.
@@ -44,7 +46,6 @@ class Report:
     notes: tuple[str, ...]
     numbers: Numbers
     significance: Significance
-    settings: Mapping[str, Any]
     benchmark: Mapping[str, Any]
     costs: Mapping[str, Cost]
     time_ratios: Mapping[str, Ratio]
@@ -72,10 +73,10 @@ def to_json(report: Report) -> dict[str, Any]:
         "metrics_shown": n.shown,
         "groups": None if n.groups is None else dict(zip(n.cases, n.groups, strict=True)),
         "significance": report.significance,
-        "evaluation_settings": report.settings,
+        "evaluation_settings": n.settings,
         "scores": n.scores,
-        "structures": n.detections,
-        "comparisons": [flat_test(t) for t in n.tests],
+        "structures": n.structures,
+        "comparisons": n.tests,
         "benchmark": report.benchmark,
         "costs": report.costs,
         "network_time_ratios": report.time_ratios,
@@ -88,26 +89,25 @@ def to_json(report: Report) -> dict[str, Any]:
         "calibration_comparisons": report.calibration_tests,
         "shown_cases": report.shown,
         "soft_label_entropy": report.soft_label_entropy,
-        "per_case": {
-            name: {
-                case: {label: dict(zip(e.metrics, e.values[i, k], strict=True)) for k, label in enumerate(e.labels)}
-                for i, case in enumerate(e.cases)
-            }
-            for name, e in n.evaluations.items()
-        },
+        "per_case": _per_case(n.table),
         "provenance": report.provenance,
     }
     return _plain(content)
 
 
-def flat_test(test: Any) -> dict[str, Any]:
-    """A comparison as one flat row."""
-    row = dataclasses.asdict(test)
-    return {**{k: v for k, v in row.items() if k != "result"}, **row["result"]}
+def _per_case(table: pd.DataFrame) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """Every measurement by method, case, label and metric."""
+    wide = by_metric(table)
+    nested: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    for (method, case, label), values in zip(wide.index, wide.to_dict("records"), strict=True):
+        nested.setdefault(method, {}).setdefault(case, {})[label] = values
+    return nested
 
 
 def _plain(value: Any) -> Any:
-    """Dataclasses, arrays and NaN as JSON has them."""
+    """Dataclasses, tables, arrays and NaN as JSON has them."""
+    if isinstance(value, pd.DataFrame):
+        return _plain(value.to_dict("records"))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):

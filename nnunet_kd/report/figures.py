@@ -1,6 +1,7 @@
 """The report's diagrams: accuracy, paired differences, accuracy against cost, reliability."""
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -8,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from nnunet_kd.report.calibration import Reliability
-from nnunet_kd.report.numbers import HIGHER_IS_BETTER, Numbers, Test
+from nnunet_kd.report.measurements import HIGHER_IS_BETTER
+from nnunet_kd.report.numbers import Numbers
 from nnunet_kd.report.style import FAINT, INK, PAPER, MethodStyle, new_figure
 
 WIDTH_IN = 7.2
@@ -29,13 +31,13 @@ def dot_plot(numbers: Numbers, metric: str, styles: Styles) -> Figure:
     figure = new_figure(WIDTH_IN, height, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     positions = np.arange(len(numbers.methods))[::-1]
-    for ax, (label, title) in zip(grid.flat, panels, strict=False):
+    for ax, (label, title) in zip(grid.flat, panels.items(), strict=False):
         for y, method in zip(positions, numbers.methods, strict=True):
             score, style = numbers.score(method, metric, label), styles[method]
             mean, sd = score.common_mean, score.common_sd
             if not np.isfinite(mean):
-                said = "not comparable" if np.isfinite(score.mean) else "undefined"
-                ax.text(0.5, y, said, transform=ax.get_yaxis_transform(), ha="center", va="center", color=FAINT)
+                reason = "not comparable" if np.isfinite(score.mean) else "undefined"
+                ax.text(0.5, y, reason, transform=ax.get_yaxis_transform(), ha="center", va="center", color=FAINT)
                 continue
             sd = sd if np.isfinite(sd) else 0.0
             ax.plot([mean - sd, mean + sd], [y, y], color=style.color, lw=1.6, solid_capstyle="butt")
@@ -63,12 +65,12 @@ def paired_plot(numbers: Numbers, first: str, second: str, metric: str, styles: 
     assert test is not None, (first, second)
     figure = new_figure(WIDTH_IN, 2.7, layout="constrained")
     scatter, sorted_ax = figure.subplots(1, 2, width_ratios=(1, 1.75))
-    a, b = numbers.pair(first, second, metric)
-    known = np.isfinite(a)
-    _scatter_pairs(scatter, b[known], a[known], styles[first])
+    values = numbers.pair(first, second, metric).dropna()
+    a, b = values[first].to_numpy(), values[second].to_numpy()
+    _scatter_pairs(scatter, b, a, styles[first])
     title = numbers.title(metric)
     scatter.set(xlabel=f"{second}: {title}", ylabel=f"{first}: {title}")
-    _sorted_differences(sorted_ax, np.sort(a[known] - b[known]), test, title)
+    _sorted_differences(sorted_ax, np.sort(a - b), test, title)
     return figure
 
 
@@ -85,15 +87,14 @@ def _scatter_pairs(ax: Axes, x: np.ndarray, y: np.ndarray, style: MethodStyle) -
         axis.set_major_locator(MaxNLocator(4))
 
 
-def _sorted_differences(ax: Axes, difference: np.ndarray, test: Test, title: str) -> None:
+def _sorted_differences(ax: Axes, difference: np.ndarray, test: Any, title: str) -> None:
     good = difference > 0 if HIGHER_IS_BETTER[test.metric] else difference < 0
     rank = np.arange(1, difference.size + 1)
-    result = test.result
     ax.axhline(0, color=INK, lw=0.8)
-    if np.isfinite(result.low):
-        ax.axhspan(result.low, result.high, color=FAINT, alpha=0.28, lw=0)
-    if np.isfinite(result.mean):
-        ax.axhline(result.mean, color=INK, lw=1.2, ls=(0, (5, 2)))
+    if np.isfinite(test.low):
+        ax.axhspan(test.low, test.high, color=FAINT, alpha=0.28, lw=0)
+    if np.isfinite(test.mean):
+        ax.axhline(test.mean, color=INK, lw=1.2, ls=(0, (5, 2)))
     ax.vlines(rank, 0, difference, color=FAINT, lw=0.9)
     for chosen, marker, face, name in ((good, "o", INK, "better"), (~good, "o", PAPER, "worse or equal")):
         ax.plot(rank[chosen], difference[chosen], marker, mfc=face, mec=INK, ms=3.6, mew=0.8, ls="none", label=name)

@@ -3,17 +3,18 @@
 import dataclasses
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import pandas as pd
 from markupsafe import Markup
 
-from nnunet_kd.evaluation.table import distance_unit
+from nnunet_kd.evaluation.table import by_metric, distance_unit
 from nnunet_kd.report import formats
-from nnunet_kd.report.content import Report, flat_test, to_json
+from nnunet_kd.report.content import Report, to_json
 from nnunet_kd.report.overlays import class_line
 from nnunet_kd.report.plots import Plots
 from nnunet_kd.report.tables import (
@@ -33,16 +34,17 @@ from nnunet_kd.utilities.files import write_csv, write_json
 
 def write_report(report: Report, plots: Plots, folder: Path) -> None:
     """Writes everything but the plots, which are there already, into ``folder``."""
+    n = report.numbers
     write_json(folder / "report.json", to_json(report))
-    _write_csv_files(report, folder / "tables")
+    _write_tables(report, folder / "tables")
     content = {
         "report": report,
-        "n": report.numbers,
+        "n": n,
         "plots": plots,
         "tables": {table.key: table for table in _tables(report)},
         "calibration_sentences": _calibration_sentences(report),
-        "settings_lines": _settings_lines(report.settings),
-        "class_lines": [class_line(i) for i in range(len(report.numbers.labels))],
+        "settings_lines": _settings_lines(n.settings),
+        "class_lines": [class_line(i) for i in range(len(n.labels))],
     }
     for name, environment in (("report.html", _environment(autoescape=True)), ("report.md", _markdown())):
         (folder / name).write_text(environment.get_template(f"{name}.j2").render(content), encoding="utf-8")
@@ -132,41 +134,28 @@ def _longest_run_of_ticks(text: str) -> int:
     return max(map(len, re.findall("`+", text)), default=0)
 
 
-def _write_csv_files(report: Report, folder: Path) -> None:
-    """The numbers at full precision; an empty field where undefined."""
+def _write_tables(report: Report, folder: Path) -> None:
+    """The numbers at full precision."""
     folder.mkdir()
     n = report.numbers
-    _write_csv(folder / "scores.csv", (dataclasses.asdict(s) for s in n.scores))
-    _write_csv(folder / "structures.csv", (dataclasses.asdict(d) for d in n.detections))
-    _write_csv(folder / "comparisons.csv", (flat_test(t) for t in n.tests))
-    _write_csv(folder / "cases.csv", _case_rows(report))
+    cases = by_metric(n.table).reset_index()
+    cases["nsd_tolerance_mm"] = [n.settings["nsd_tolerance_mm"][label] for label in cases["label"]]
+    cases["empty_masks"] = n.settings["empty_masks"]
+    tables = {"scores": n.scores, "structures": n.structures, "comparisons": n.tests, "cases": cases}
     if report.costs:
-        _write_csv(folder / "costs.csv", (_flat_cost(dataclasses.asdict(c)) for c in report.costs.values()))
+        tables["costs"] = pd.DataFrame(map(dataclasses.asdict, report.costs.values()), dtype=object).map(_joined)
     if report.calibration:
-        rows = (
-            {"method": c.method, "case": case, "ece": error}
-            for c in report.calibration
-            for case, error in c.case_errors.items()
-        )
-        _write_csv(folder / "calibration.csv", rows)
+        errors = {c.method: pd.Series(c.case_errors) for c in report.calibration}
+        tables["calibration"] = pd.concat(errors, names=["method", "case"]).rename("ece").reset_index()
+    for name, table in tables.items():
+        write_table(folder / f"{name}.csv", table)
 
 
-def _case_rows(report: Report) -> Iterable[dict[str, Any]]:
-    for name, e in report.numbers.evaluations.items():
-        for i, case in enumerate(e.cases):
-            for k, label in enumerate(e.labels):
-                values = dict(zip(e.metrics, e.values[i, k], strict=True))
-                rules = {
-                    "nsd_tolerance_mm": e.settings["nsd_tolerance_mm"][label],
-                    "empty_masks": e.settings["empty_masks"],
-                }
-                yield {"method": name, "case": case, "label": label} | values | rules
+def write_table(file: Path, table: pd.DataFrame) -> None:
+    """Writes a table as CSV at full precision; an empty field where undefined."""
+    rows = table.itertuples(index=False, name=None)
+    write_csv(file, [list(table), *([None if value != value else value for value in row] for row in rows)])
 
 
-def _flat_cost(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: " ".join(map(str, v)) if isinstance(v, list | tuple) else v for k, v in row.items()}
-
-
-def _write_csv(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    found = list(rows)
-    write_csv(file, [list(found[0]), *([None if v != v else v for v in row.values()] for row in found)])
+def _joined(value: Any) -> Any:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else value

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from nnunet_kd.evaluation.statistics import Significance
 from nnunet_kd.report.costs import Cost, Ratio, ratio
 from nnunet_kd.report.formats import MINUS, UNKNOWN, number, of_metric, probability, significant
-from nnunet_kd.report.numbers import HIGHER_IS_BETTER, Numbers, Test, failed_apart
+from nnunet_kd.report.measurements import HIGHER_IS_BETTER
+from nnunet_kd.report.numbers import Numbers, failed_apart
 
 _SHARES = ("Dice", "NSD", "IoU", "VOE")
 
@@ -56,7 +58,7 @@ def _accuracy(
         return Statement(key, UNKNOWN, caption, f"No method is the {role}: the {caption} is not known ({flag}).")
     test = numbers.test(student, other, metric)
     assert test is not None, (student, other)
-    figure = _amount(test.result.mean, numbers, metric, sign=True) if test.result.n_cases else UNKNOWN
+    figure = _amount(test.mean, numbers, metric, sign=True) if test.n_cases else UNKNOWN
     sentence = _difference(test, numbers, significance)
     title = f"{metric}: {caption}"
     if failures := failed_apart(test):
@@ -67,20 +69,20 @@ def _accuracy(
     return Statement(key, figure, title, sentence)
 
 
-def _difference(test: Test, numbers: Numbers, significance: Significance) -> str:
+def _difference(test: Any, numbers: Numbers, significance: Significance) -> str:
     """How much two methods differ on what both have."""
-    r, metric = test.result, test.metric
-    if r.n_cases == 0:
+    metric = test.metric
+    if test.n_cases == 0:
         return f"{test.first} and {test.second} have no case in common on which {metric} is defined."
-    where = "above" if r.mean > 0 else "below" if r.mean < 0 else "level with"
+    where = "above" if test.mean > 0 else "below" if test.mean < 0 else "level with"
     values = [of_metric(mean, metric) for mean in (test.first_mean, test.second_mean)]
-    amount = "" if r.mean == 0 else f"{_amount(abs(r.mean), numbers, metric)} of {metric} "
-    groups = f", {r.n_groups} groups" if numbers.groups is not None else ""
+    amount = "" if test.mean == 0 else f"{_amount(abs(test.mean), numbers, metric)} of {metric} "
+    groups = f", {test.n_groups} groups" if numbers.groups is not None else ""
     both = " that both have" if failed_apart(test) and len(numbers.labels) > 1 else ""
     better = f"; lower {metric} is better" if HIGHER_IS_BETTER[metric] is False else ""
     return (
         f"{test.first} is {amount}{where} {test.second}: {values[0]} against {values[1]}, {numbers.over}{both}, "
-        f"{r.n_cases} cases{groups} ({_interval(test, metric)}; {_judgement(test, significance)}){better}."
+        f"{test.n_cases} cases{groups} ({_interval(test)}; {_judgement(test, significance)}){better}."
     )
 
 
@@ -90,18 +92,17 @@ def _amount(value: float, numbers: Numbers, metric: str, sign: bool = False) -> 
     return f"{of_metric(value, metric, sign)} {numbers.unit(metric)}".strip()
 
 
-def _interval(test: Test, metric: str) -> str:
-    r = test.result
-    scale, decimals = (100, 2) if metric in _SHARES else (1, 3)
-    percent = f"{100 * r.confidence:g} % confidence interval of the difference"
-    low, high = (number(scale * v, decimals, sign=True) for v in (r.low, r.high))
+def _interval(test: Any) -> str:
+    scale, decimals = (100, 2) if test.metric in _SHARES else (1, 3)
+    percent = f"{100 * test.confidence:g} % confidence interval of the difference"
+    low, high = (number(scale * v, decimals, sign=True) for v in (test.low, test.high))
     return f"{percent} {low} to {high}" if low != UNKNOWN else "too few cases for a confidence interval"
 
 
-def _judgement(test: Test, significance: Significance) -> str:
-    said = "significant" if test.significant else "not significant"
+def _judgement(test: Any, significance: Significance) -> str:
+    verdict = "significant" if test.significant else "not significant"
     corrected = f", {significance.correction.capitalize()}-corrected" if significance.correction else ""
-    return f"p = {probability(test.p_adjusted)}{corrected}, {said} at {significance.level:g}"
+    return f"p = {probability(test.p_adjusted)}{corrected}, {verdict} at {significance.level:g}"
 
 
 def _cost(numbers: Numbers, costs: Mapping[str, Cost], device: str | None) -> Statement:

@@ -1,145 +1,82 @@
-"""Every number of the report: scores, failures, paired comparisons; page and files only write them down."""
+"""Every number of the report, made from one long table; page and files only write them down."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from nnunet_kd.evaluation.statistics import PairedComparison
-from nnunet_kd.evaluation.table import Evaluation, distance_unit, nan_mean
+from nnunet_kd.evaluation.statistics import Significance, adjust, compare_paired
+from nnunet_kd.evaluation.table import by_method, case_means, distance_unit, nan_mean, structures
+from nnunet_kd.report.measurements import DISTANCES, HIGHER_IS_BETTER, MEAN, of_label, on_common
 from nnunet_kd.report.methods import Roles
 
-MEAN = "mean"  # of the classes of a case
-HIGHER_IS_BETTER = {
-    **dict.fromkeys(("Dice", "NSD", "IoU"), True),
-    **dict.fromkeys(("HD", "HD95", "ASSD", "MSD", "VOE"), False),
-}
-DISTANCES = ("HD", "HD95", "ASSD", "MSD")
 
-
-@dataclass(frozen=True)
-class Score:
-    """One metric of one method and class over the cases.
+@dataclass(frozen=True, eq=False)
+class Numbers:
+    """What was measured, complete.
 
     A structure that a method misses or invents has no distance, so methods may have values of different cases and
     classes. What is compared is the mean over those that every comparable method has; a method is comparable when it
     has a value of each class that another one has.
 
     Attributes:
-        label: class, or ``mean`` for the mean over the classes of each case.
-        mean: mean over all cases in which the method has a value, whatever the others have.
-        sd: sample standard deviation over these cases (n - 1); NaN for a single case.
-        median: median over these cases.
-        n: their number.
-        undefined: cases without a value.
-        common_mean: mean over what every comparable method has; NaN for a method that is not comparable.
-        common_sd: sample standard deviation of the same.
-        common_n: cases of the same.
-        failures: structures that the method misses or invents and that ``common_mean`` leaves out.
-    """
-
-    method: str
-    metric: str
-    label: str
-    mean: float
-    sd: float
-    median: float
-    n: int
-    undefined: int
-    common_mean: float
-    common_sd: float
-    common_n: int
-    failures: int
-
-
-@dataclass(frozen=True)
-class Detection:
-    """How often a method finds a structure at all.
-
-    Attributes:
-        label: class.
-        present: cases whose reference has the structure.
-        missed: those of them in which the prediction has nothing of it.
-        absent: cases whose reference has nothing of it.
-        invented: those of them in which the prediction has some.
-    """
-
-    method: str
-    label: str
-    present: int
-    missed: int
-    absent: int
-    invented: int
-
-    @property
-    def failures(self) -> int:
-        """Structures missed or invented."""
-        return self.missed + self.invented
-
-
-@dataclass(frozen=True)
-class Test:
-    """A paired comparison on the cases and classes that both have, and its p-value among all others of its metric.
-
-    Attributes:
-        first: method.
-        second: the method it is compared with; differences are first minus second.
-        metric: the metric.
-        label: class, or ``mean``.
-        first_mean: mean of the first method over what is compared.
-        second_mean: the second one's.
-        first_failures: structures that the first misses or invents and that the comparison leaves out.
-        second_failures: the second one's.
-        result: the comparison.
-        p_adjusted: corrected for all tests of the metric, as the significance says; p itself without a correction.
-        significant: whether it counts as significant.
-    """
-
-    first: str
-    second: str
-    metric: str
-    label: str
-    first_mean: float
-    second_mean: float
-    first_failures: int
-    second_failures: int
-    result: PairedComparison
-    p_adjusted: float
-    significant: bool
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """What was measured, complete.
-
-    Attributes:
-        methods: names in order.
-        roles: which of them is what.
-        cases: evaluated cases, those that every method predicted.
-        labels: classes.
+        table: all measurements on the cases that every method predicted: ``method``, ``case``, ``label``, ``metric``,
+            ``value``.
+        roles: which method is what.
         shown: metrics of tables and figures; the others are in the files only.
         groups: group of each case, or None.
-        evaluations: all metrics of each method on ``cases``.
-        scores: of every method, metric and label.
-        detections: of every method and class.
-        tests: every method against the reference method, and the student against its twin.
+        settings: of the evaluation: rule for empty masks, unit of distances, tolerances, versions.
+        scores: one row for each metric, class (or ``mean``) and method. ``mean``, ``sd`` (n - 1), ``median``, ``n``:
+            over all cases in which the method has a value; ``undefined``: cases without; ``common_mean``,
+            ``common_sd``, ``common_n``: over what every comparable method has, NaN and 0 for one that is not
+            comparable; ``failures``: structures missed or invented that ``common_mean`` leaves out.
+        structures: one row for each method and class: cases whose reference has it (``present``), those in which the
+            prediction has nothing of it (``missed``), and the other way round (``absent``, ``invented``).
+        tests: one row for each metric, pair of methods and class: the means of both over what both have, the
+            structures missed or invented that this leaves out (``first_failures``, ``second_failures``), the fields
+            of :class:`~nnunet_kd.evaluation.statistics.PairedComparison` (first minus second), ``p_adjusted`` for all
+            tests of the metric, and whether it is ``significant``.
     """
 
-    methods: tuple[str, ...]
+    table: pd.DataFrame
     roles: Roles
-    cases: tuple[str, ...]
-    labels: tuple[str, ...]
     shown: tuple[str, ...]
     groups: tuple[str, ...] | None
-    evaluations: Mapping[str, Evaluation]
-    scores: tuple[Score, ...]
-    detections: tuple[Detection, ...]
-    tests: tuple[Test, ...]
+    settings: Mapping[str, Any]
+    scores: pd.DataFrame
+    structures: pd.DataFrame
+    tests: pd.DataFrame
+
+    def _names(self, column: str) -> tuple[str, ...]:
+        return tuple(self.table[column].cat.categories)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names in order."""
+        return self._names("method")
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        """Evaluated cases, those that every method predicted."""
+        return self._names("case")
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Classes."""
+        return self._names("label")
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """All that were measured."""
+        return self._names("metric")
 
     @property
     def distance_unit(self) -> str:
-        """``mm``, or ``pixels`` or ``voxels`` where the images have no physical units."""
-        return distance_unit(next(iter(self.evaluations.values())).settings)
+        """``mm``, or ``pixels`` where the images have no physical units."""
+        return distance_unit(self.settings)
 
     def unit(self, metric: str) -> str:
         """Unit of a metric; empty for a share."""
@@ -150,42 +87,49 @@ class Numbers:
         return f"{metric} ({unit})" if (unit := self.unit(metric)) else metric
 
     @property
-    def columns(self) -> tuple[tuple[str, str], ...]:
-        """Label and title of every class and of their mean; with one class only the mean, under the class's name."""
-        return class_columns(self.labels)
+    def columns(self) -> dict[str, str]:
+        """Title of every class and of their mean; with one class only the mean, under the class's name."""
+        if len(self.labels) == 1:
+            return {MEAN: self.labels[0]}
+        return {**{label: label for label in self.labels}, MEAN: "mean over classes"}
 
     @property
     def over(self) -> str:
         """What a case's value is the mean of, for captions."""
-        return "mean over classes" if len(self.labels) > 1 else self.labels[0]
+        return self.columns[MEAN]
 
-    def score(self, method: str, metric: str, label: str = MEAN) -> Score:
-        """The score of a method, metric and class."""
-        return next(s for s in self.scores if (s.method, s.metric, s.label) == (method, metric, label))
+    def score(self, method: str, metric: str, label: str = MEAN) -> Any:
+        """The row of :attr:`scores` of a method, metric and class."""
+        return self._scores[method, metric, label]
 
-    def test(self, first: str, second: str, metric: str, label: str = MEAN) -> Test | None:
-        """The comparison of two methods, or None where it was not made."""
-        wanted = (first, second, metric, label)
-        return next((t for t in self.tests if (t.first, t.second, t.metric, t.label) == wanted), None)
+    def test(self, first: str, second: str, metric: str, label: str = MEAN) -> Any:
+        """The row of :attr:`tests` of two methods, or None where they are not compared."""
+        return self._tests.get((first, second, metric, label))
 
-    def detection(self, method: str, label: str) -> Detection:
-        """How often a method finds a class at all."""
-        return next(d for d in self.detections if (d.method, d.label) == (method, label))
+    @cached_property
+    def _scores(self) -> dict[tuple[str, ...], Any]:
+        return {(s.method, s.metric, s.label): s for s in self.scores.itertuples(index=False)}
 
-    def values(self, method: str, metric: str, label: str = MEAN) -> np.ndarray:
-        """One value for each case, NaN where undefined; the mean is over the classes that have one."""
-        return self.evaluations[method].of(metric, None if label == MEAN else label)
+    @cached_property
+    def _tests(self) -> dict[tuple[str, ...], Any]:
+        return {(t.first, t.second, t.metric, t.label): t for t in self.tests.itertuples(index=False)}
 
-    def pair(self, first: str, second: str, metric: str, label: str = MEAN) -> tuple[np.ndarray, np.ndarray]:
-        """One value of each of two methods for each case, of the classes that both have; NaN without such a class."""
-        a, b = (self.evaluations[name] for name in (first, second))
-        columns = columns_of(a, label)
-        return on_both(values_of(a, metric, columns), values_of(b, metric, columns))
+    @cached_property
+    def _failed(self) -> pd.DataFrame:
+        return failed_by_method(self.table)
 
-    def left_out(self, method: str, metric: str) -> np.ndarray:
-        """Structures of each case that a method misses or invents and that have no value of a metric, of (cases,)."""
-        e = self.evaluations[method]
-        return (failed(e) & ~np.isfinite(values_of(e, metric, slice(None)))).sum(1)
+    def values(self, metric: str) -> pd.DataFrame:
+        """One row for each case, one column for each method: the mean over the classes that have a value, or NaN."""
+        return case_means(by_method(self.table, metric))
+
+    def left_out(self, metric: str) -> pd.DataFrame:
+        """Structures of each case (rows) that a method (columns) misses or invents and that have no value."""
+        missing = self._failed & ~np.isfinite(by_method(self.table, metric))
+        return missing.groupby("case", observed=True).sum()
+
+    def pair(self, first: str, second: str, metric: str) -> pd.DataFrame:
+        """Two methods on each case (rows), the mean over the classes that both have, NaN without such a class."""
+        return on_common(by_method(self.table, metric), self._failed, [first, second])[0]
 
     def standing(self, metric: str, label: str = MEAN) -> dict[str, float]:
         """Place of each method, higher is better, equal ones share it; NaN where it is not comparable.
@@ -204,7 +148,113 @@ class Numbers:
         return {name for name, place in places.items() if place == max(places.values())} if len(places) > 1 else set()
 
 
-def failed_apart(test: Test) -> str:
+def compute_numbers(
+    table: pd.DataFrame,
+    roles: Roles,
+    shown: Sequence[str],
+    significance: Significance,
+    groups: Sequence[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Numbers:
+    """Scores and tests of methods.
+
+    Args:
+        table: of :func:`~nnunet_kd.report.measurements.long_table`.
+        roles: which of its methods is what.
+        shown: metrics that are tested, keys of :data:`HIGHER_IS_BETTER`.
+        significance: correction and level.
+        groups: group (patient) of each case.
+        settings: of the evaluation.
+    """
+    methods, labels, metrics = (list(table[column].cat.categories) for column in ("method", "label", "metric"))
+    failed = failed_by_method(table)
+    values = {metric: by_method(table, metric) for metric in metrics}
+    scores = [
+        {"method": method, "metric": metric, "label": label, **score}
+        for metric in metrics
+        for label in (*labels, MEAN)
+        for method, score in _scores(of_label(values[metric], label), of_label(failed, label)).items()
+    ]
+    pairs = [(name, roles.reference) for name in methods if name != roles.reference]
+    if roles.twin is not None and roles.twin != roles.reference:
+        pairs.append((roles.student, roles.twin))
+    tests = [
+        _test(of_label(values[metric], label), of_label(failed, label), metric, label, pair, groups)
+        for metric in shown
+        for pair in pairs
+        for label in ((*labels, MEAN) if len(labels) > 1 else (MEAN,))
+    ]
+    counts = structures(table)[["present", "missed", "absent", "invented"]]
+    return Numbers(
+        table, roles, tuple(shown), None if groups is None else tuple(groups), settings or {}, pd.DataFrame(scores),
+        counts.groupby(["method", "label"], observed=True).sum().reset_index(),
+        _judge(pd.DataFrame(tests), significance),
+    )  # fmt: skip
+
+
+def failed_by_method(table: pd.DataFrame) -> pd.DataFrame:
+    """Whether a method (columns) misses or invents the structure of a case and label (rows)."""
+    wide = structures(table)["failed"].unstack("method")
+    return wide.set_axis(list(wide), axis=1)
+
+
+def _scores(values: pd.DataFrame, failed: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Scores of all methods for a metric and class, on their own and on what the comparable ones have."""
+    has_class = np.isfinite(values).groupby("label", observed=True).any()
+    comparable = has_class[has_class.any(axis=1)].all()
+    own = case_means(values)
+    common, failures = on_common(values, failed, list(values.columns[comparable]))
+    scores = {}
+    for method in values:
+        mean, sd, median, n = _describe(own[method])
+        common_mean, common_sd, _, common_n = _describe(common.get(method, pd.Series(dtype=float)))
+        scores[method] = {
+            "mean": mean, "sd": sd, "median": median, "n": n, "undefined": len(own) - n, "common_mean": common_mean,
+            "common_sd": common_sd, "common_n": common_n, "failures": int(failures[method]),
+        }  # fmt: skip
+    return scores
+
+
+def _describe(values: pd.Series) -> tuple[float, float, float, int]:
+    """Mean, sample standard deviation, median and number of what is not NaN; the first three are NaN without any."""
+    v = values.dropna().to_numpy()
+    mean, median = (float(f(v)) if v.size else float("nan") for f in (np.mean, np.median))
+    return mean, float(v.std(ddof=1)) if v.size > 1 else float("nan"), median, v.size
+
+
+def _test(
+    values: pd.DataFrame,
+    failed: pd.DataFrame,
+    metric: str,
+    label: str,
+    pair: tuple[str, str],
+    groups: Sequence[str] | None,
+) -> dict[str, Any]:
+    """One comparison, its p-value not corrected yet."""
+    first, second = pair
+    means, failures = on_common(values, failed, [first, second])
+    a, b = means[first].to_numpy(), means[second].to_numpy()
+    return {
+        "first": first, "second": second, "metric": metric, "label": label,
+        "first_mean": float(nan_mean(a, axis=0)), "second_mean": float(nan_mean(b, axis=0)),
+        "first_failures": int(failures[first]), "second_failures": int(failures[second]),
+        **asdict(compare_paired(a, b, groups, HIGHER_IS_BETTER[metric])),
+    }  # fmt: skip
+
+
+def _judge(tests: pd.DataFrame, significance: Significance) -> pd.DataFrame:
+    """Corrects the p-values of each metric together."""
+    adjusted = tests["p"]
+    if significance.correction is not None:
+        correction = significance.correction
+        adjusted = tests.groupby("metric")["p"].transform(lambda p: adjust(p, correction))
+    position = tests.columns.get_loc("second_failures") + 1
+    tests.insert(position, "p_adjusted", adjusted)
+    tests.insert(position + 1, "significant", adjusted < significance.level)
+    return tests
+
+
+def failed_apart(test: Any) -> str:
     """The structures that each of two methods misses or invents and that their comparison leaves out, or nothing."""
     if not test.first_failures and not test.second_failures:
         return ""
@@ -212,33 +262,3 @@ def failed_apart(test: Test) -> str:
         f"structures missed or invented altogether, {test.first_failures} by {test.first} and "
         f"{test.second_failures} by {test.second}"
     )
-
-
-def class_columns(labels: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    if len(labels) == 1:
-        return ((MEAN, labels[0]),)
-    return (*((label, label) for label in labels), (MEAN, "mean over classes"))
-
-
-def columns_of(evaluation: Evaluation, label: str) -> slice:
-    """Columns of a class, or of all for their mean."""
-    if label == MEAN:
-        return slice(None)
-    position = evaluation.labels.index(label)
-    return slice(position, position + 1)
-
-
-def values_of(evaluation: Evaluation, metric: str, columns: slice) -> np.ndarray:
-    """A metric of every case and of some classes, of shape (cases, classes)."""
-    return evaluation.values[:, columns, evaluation.metrics.index(metric)]
-
-
-def failed(evaluation: Evaluation) -> np.ndarray:
-    """Where a structure is missed or invented, of shape (cases, classes)."""
-    return evaluation.missed() | evaluation.invented()
-
-
-def on_both(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means over the classes that both have of every case: from (cases, classes) twice to (cases,) twice."""
-    both = np.isfinite(first) & np.isfinite(second)
-    return nan_mean(np.where(both, first, np.nan), axis=1), nan_mean(np.where(both, second, np.nan), axis=1)

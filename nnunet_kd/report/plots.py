@@ -138,8 +138,7 @@ def _dots_caption(numbers: Numbers, metric: str) -> str:
 def _paired_caption(numbers: Numbers, first: str, second: str, metric: str) -> str:
     test = numbers.test(first, second, metric)
     assert test is not None, (first, second)
-    r = test.result
-    low, mean, high = (of_metric(v, metric, sign=True) for v in (r.low, r.mean, r.high))
+    low, mean, high = (of_metric(v, metric, sign=True) for v in (test.low, test.mean, test.high))
     failures = failed_apart(test)
     return (
         f"{metric} ({numbers.over}) of {first} against {second}, case by case. Left: below the line {second} is "

@@ -8,8 +8,8 @@ from pathlib import Path
 from nnunet_kd.benchmark.efficiency import ModelSpec
 from nnunet_kd.evaluation.metrics import MetricSettings
 from nnunet_kd.evaluation.statistics import Significance
+from nnunet_kd.report.measurements import HIGHER_IS_BETTER
 from nnunet_kd.report.methods import Method, Roles
-from nnunet_kd.report.numbers import HIGHER_IS_BETTER
 from nnunet_kd.teachers.model import TeacherModel
 from nnunet_kd.utilities.errors import UserError
 from nnunet_kd.utilities.files import check_writable

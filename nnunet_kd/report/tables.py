@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from nnunet_kd.report.calibration import Calibration
 from nnunet_kd.report.costs import Cost, ratio
@@ -18,7 +19,8 @@ from nnunet_kd.report.formats import (
     significant,
     structures,
 )
-from nnunet_kd.report.numbers import HIGHER_IS_BETTER, MEAN, Numbers, Test, failed_apart
+from nnunet_kd.report.measurements import HIGHER_IS_BETTER, MEAN
+from nnunet_kd.report.numbers import Numbers
 
 MARK = "○"
 
@@ -100,18 +102,16 @@ def cost_table(numbers: Numbers, costs: Mapping[str, Cost]) -> Table | None:
 
 def structure_table(numbers: Numbers) -> Table | None:
     """How often each method misses or invents a class altogether; None where no method ever does."""
-    if not any(d.failures for d in numbers.detections):
+    counts = numbers.structures.set_index(["method", "label"]).astype(int)
+    if not counts[["missed", "invented"]].to_numpy().any():
         return None
     header, columns = ["method"], [[Cell(name) for name in numbers.methods]]
-    together = [("in all", numbers.labels)] if len(numbers.labels) > 1 else []
-    for title, labels in [*together, *((label, (label,)) for label in numbers.labels)]:
-        found = [[numbers.detection(name, label) for label in labels] for name in numbers.methods]
-        for word, failed, total in (
-            ("missed", [sum(d.missed for d in row) for row in found], sum(d.present for d in found[0])),
-            ("invented", [sum(d.invented for d in row) for row in found], sum(d.absent for d in found[0])),
-        ):
+    together = {"in all": counts.groupby("method", observed=True).sum()} if len(numbers.labels) > 1 else {}
+    for title, found in {**together, **{label: counts.xs(label, level="label") for label in numbers.labels}}.items():
+        for what, among in (("missed", "present"), ("invented", "absent")):
+            failed, total = found[what].tolist(), found[among].iloc[0]
             if total:
-                header.append(f"{title}: {word}")
+                header.append(f"{title}: {what}")
                 columns.append([Cell(f"{f} of {total}", best=f == min(failed) < max(failed)) for f in failed])
     caption = (
         "Structures that are missed altogether (the reference has them, the prediction nothing of them) or invented "
@@ -123,7 +123,7 @@ def structure_table(numbers: Numbers) -> Table | None:
 
 def accuracy_table(numbers: Numbers) -> Table:
     """Mean of every metric and class; the form is that of Noothout et al. 2022, Table 2."""
-    columns = [(label, metric) for label, _ in numbers.columns for metric in numbers.shown]
+    columns = [(label, metric) for label in numbers.columns for metric in numbers.shown]
     best = {(label, metric): numbers.best(metric, label) for label, metric in columns}
     rows = []
     for name in numbers.methods:
@@ -140,14 +140,14 @@ def accuracy_table(numbers: Numbers) -> Table:
         f"significantly from {numbers.roles.reference}.{_classes(numbers)} Distances in {numbers.distance_unit}."
         f"{_undefined(numbers)}"
     )
-    groups = (("", 1), *((title, len(numbers.shown)) for _, title in numbers.columns))
+    groups = (("", 1), *((title, len(numbers.shown)) for title in numbers.columns.values()))
     return Table("accuracy", caption, ("method", *(m for _, m in columns)), tuple(rows), groups)
 
 
 def spread_table(numbers: Numbers) -> Table:
     """Mean and standard deviation of all metrics that have a better and a worse, mean over classes."""
     # VOE says what IoU says
-    metrics = [m for m in next(iter(numbers.evaluations.values())).metrics if m in HIGHER_IS_BETTER and m != "IoU"]
+    metrics = [m for m in numbers.metrics if m in HIGHER_IS_BETTER and m != "IoU"]
     best = {m: numbers.best(m) for m in metrics}
     rows = []
     for name in numbers.methods:
@@ -165,18 +165,14 @@ def spread_table(numbers: Numbers) -> Table:
 def test_tables(numbers: Numbers) -> list[Table]:
     """The student's comparisons, and all others."""
     roles = numbers.roles
-    others = (roles.ensemble, roles.twin)
-    main = [t for t in numbers.tests if t.first == roles.student and t.second in others]
-    rest = [t for t in numbers.tests if t not in main]
-    corrected = (
-        ""
-        if all(t.p_adjusted == t.result.p or t.result.p != t.result.p for t in numbers.tests)
-        else (" Corrected p: for all tests of the metric, over classes and pairs of methods.")
-    )
+    tests = numbers.tests
+    of_student = (tests["first"] == roles.student) & tests["second"].isin([roles.ensemble, roles.twin])
+    is_corrected = (tests["p_adjusted"].dropna() != tests["p"].dropna()).any()
+    corrected = " Corrected p: for all tests of the metric, over classes and pairs of methods." if is_corrected else ""
     groups = "" if numbers.groups is None else " Groups are resampled as a whole, and tested by their mean difference."
     left_out = (
         " Failures left out: structures that the first / the second method misses or invents; they have no value."
-        if any(failed_apart(t) for t in numbers.tests)
+        if tests[["first_failures", "second_failures"]].to_numpy().any()
         else ""
     )
     caption = (
@@ -184,22 +180,23 @@ def test_tables(numbers: Numbers) -> list[Table]:
         f"differences with its 95 % bootstrap interval, Wilcoxon signed-rank test.{corrected}{groups} {MARK}: "
         f"significant.{left_out}"
     )
-    tables = [_test_table(numbers, "comparisons", f"{caption} The student's comparisons.", main)]
-    if rest:
-        tables.append(_test_table(numbers, "other-comparisons", "Paired comparisons of the other methods.", rest))
+    tables = [_test_table(numbers, "comparisons", f"{caption} The student's comparisons.", tests[of_student])]
+    if not of_student.all():
+        others = "Paired comparisons of the other methods."
+        tables.append(_test_table(numbers, "other-comparisons", others, tests[~of_student]))
     return tables
 
 
-def _test_table(numbers: Numbers, key: str, caption: str, tests: Sequence[Test]) -> Table:
-    titles = dict(numbers.columns) | ({MEAN: MEAN} if len(numbers.labels) > 1 else {})
+def _test_table(numbers: Numbers, key: str, caption: str, tests: pd.DataFrame) -> Table:
+    titles = numbers.columns | ({MEAN: MEAN} if len(numbers.labels) > 1 else {})
     rows = []
-    for t in tests:
-        r, m = t.result, t.metric
-        interval = f"{of_metric(r.low, m, True)} to {of_metric(r.high, m, True)}" if r.low == r.low else UNKNOWN
+    for t in tests.itertuples():
+        m, failures = t.metric, (t.first_failures, t.second_failures)
+        interval = f"{of_metric(t.low, m, True)} to {of_metric(t.high, m, True)}" if t.low == t.low else UNKNOWN
         texts = (
-            f"{t.first} − {t.second}", m, titles[t.label], of_metric(r.mean, m, True), interval,
-            of_metric(r.median, m, True), f"{r.better} / {r.ties} / {r.worse}", _failures(t), count(r.n_groups),
-            probability(r.p),
+            f"{t.first} − {t.second}", m, titles[t.label], of_metric(t.mean, m, True), interval,
+            of_metric(t.median, m, True), f"{t.better} / {t.ties} / {t.worse}",
+            f"{failures[0]} / {failures[1]}" if any(failures) else UNKNOWN, count(t.n_groups), probability(t.p),
         )  # fmt: skip
         rows.append((*map(Cell, texts), Cell(probability(t.p_adjusted), mark=t.significant)))
     header = (
@@ -207,12 +204,6 @@ def _test_table(numbers: Numbers, key: str, caption: str, tests: Sequence[Test])
         "failures left out", "n", "p", "corrected p",
     )  # fmt: skip
     return _drop_empty_columns(Table(key, caption, header, tuple(rows), left=3), keep=7)
-
-
-def _failures(test: Test) -> str:
-    """Structures missed or invented by each of the two that their comparison leaves out."""
-    counts = test.first_failures, test.second_failures
-    return f"{counts[0]} / {counts[1]}" if any(counts) else UNKNOWN
 
 
 def calibration_table(results: Sequence[Calibration]) -> Table | None:
@@ -237,11 +228,13 @@ def calibration_table(results: Sequence[Calibration]) -> Table | None:
 def case_table(numbers: Numbers) -> Table:
     """The first metric of every case and method."""
     metric = numbers.shown[0]
-    values = {name: numbers.values(name, metric) for name in numbers.methods}
-    left_out = {name: numbers.left_out(name, metric) for name in numbers.methods}
+    values, left_out = numbers.values(metric)[[*numbers.methods]], numbers.left_out(metric)[[*numbers.methods]]
     rows = [
-        (case, *(of_metric(values[m][i], metric) + structures(left_out[m][i]) for m in numbers.methods))
-        for i, case in enumerate(numbers.cases)
+        (
+            case,
+            *(of_metric(v, metric) + structures(n) for v, n in zip(values.loc[case], left_out.loc[case], strict=True)),
+        )
+        for case in numbers.cases
     ]
     caption = f"{numbers.title(metric)} of every case, {numbers.over}."
     return Table("cases", caption, ("case", *numbers.methods), _cells(rows))
@@ -249,12 +242,13 @@ def case_table(numbers: Numbers) -> Table:
 
 def _undefined(numbers: Numbers) -> str:
     """Says which of the shown means leave values out, and which methods have none that could be compared."""
-    scores = [s for s in numbers.scores if s.metric in numbers.shown and s.label != MEAN and s.undefined]
-    if not scores:
+    scores = numbers.scores[numbers.scores["metric"].isin(numbers.shown)]
+    undefined = scores[(scores["label"] != MEAN) & (scores["undefined"] > 0)]
+    if undefined.empty:
         return ""
-    parts = [f"{s.method} {s.metric} of {s.label} in {s.undefined}" for s in scores]
+    parts = [f"{s.method} {s.metric} of {s.label} in {s.undefined}" for s in undefined.itertuples()]
     more = f" and {len(parts) - 12} more" if len(parts) > 12 else ""
-    alone = any(np.isnan(s.common_mean) and not np.isnan(s.mean) for s in numbers.scores if s.metric in numbers.shown)
+    alone = (scores["common_mean"].isna() & scores["mean"].notna()).any()
     dash = f" {UNKNOWN}: not comparable, it has no value of a class that others have." if alone else ""
     return f" Undefined and left out of all methods' means (cases): {', '.join(parts[:12])}{more}.{dash}"
 

@@ -148,9 +148,9 @@ class Exporter:
                 f"teacher {model.folder.name}: is cascaded and cannot teach the unlabeled case {case}, of which there "
                 "is no segmentation of the previous stage; name teachers that are not."
             )
-        trainer, plans, configuration = model.folder.name.split("__")
         previous = model.configuration_manager.previous_stage_name
-        folder = model.folder.parent / f"{trainer}__{plans}__{previous}" / "predicted_next_stage" / configuration
+        stage = model.folder.with_name(f"{model.trainer_name}__{model.plans_name}__{previous}")
+        folder = stage / "predicted_next_stage" / model.configuration
         try:
             dataset = type(self.ensemble.student.dataset)(str(self.ensemble.student.folder), [case], str(folder))
             segmentation = np.asarray(dataset.load_case(case)[2][:])

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_kd.config import KDConfig
-from nnunet_kd.teachers.fitness import check_teacher, preprocessing_of, reader_of
+from nnunet_kd.teachers.fitness import check_labels, check_teacher, preprocessing_of, reader_of
 from nnunet_kd.teachers.maps import reader_of_maps
-from nnunet_kd.teachers.model import TeacherModel, find_teachers
+from nnunet_kd.teachers.model import TeacherModel, find_teachers, keep_folds
 from nnunet_kd.teachers.student_data import StudentSpace
 from nnunet_kd.utilities.errors import UserError
-from nnunet_kd.utilities.nnunet_files import read_splits
+from nnunet_kd.utilities.nnunet_files import read_dataset_json, read_splits
 from nnunet_kd.utilities.orientation import check_readers, same_axes
 
 
@@ -45,10 +45,10 @@ class TeachingEnsemble:
         if ensemble.maps is not None:
             where = f"kd.ensemble.from_folder {ensemble.maps}"
             check_readers(reader_of(student.plans_manager), ensemble.maps_reader, where)
+            if (definition := ensemble.maps / "dataset.json").is_file():  # which nnUNetv2_predict leaves there
+                check_labels(student, read_dataset_json(definition), where)
             return ensemble
-        base = kd.base_plans or student.plans_manager.plans_name
-        default_folder = f"{kd.default_teacher}__{base}__{student.configuration}"
-        models = tuple(find_teachers(kd.teachers, dataset_results, default_folder))
+        models = find_teachers(kd, student.plans_manager.plans_name, student.configuration, dataset_results)
         for model in models:
             check_teacher(student, model)
         ensemble = cls(kd, student, models, fold)
@@ -59,11 +59,7 @@ class TeachingEnsemble:
                 "kd.ensemble.membership is same_fold: the soft labels belong to one fold of the student; name it, -f."
             )
         mine = ensemble.training_cases(student.plans_manager.dataset_name, fold)
-        kept = tuple(
-            m.with_folds([f for f in m.folds if ensemble.training_cases(m.plans_manager.dataset_name, f) == mine])
-            for m in models
-        )
-        kept = tuple(m for m in kept if m.folds)
+        kept = keep_folds(models, lambda m, f: ensemble.training_cases(m.plans_manager.dataset_name, f) == mine)
         if not kept:
             raise UserError(
                 f"kd.ensemble.membership is same_fold, but no teacher was trained on exactly the cases of fold "
@@ -121,11 +117,7 @@ class TeachingEnsemble:
         """
         if self.kd.ensemble.membership != "out_of_fold" or not self.student.is_labeled(case):
             return self.models
-        chosen = tuple(
-            m.with_folds([f for f in m.folds if case not in self.training_cases(m.plans_manager.dataset_name, f)])
-            for m in self.models
-        )
-        chosen = tuple(m for m in chosen if m.folds)
+        chosen = keep_folds(self.models, lambda m, f: case not in self.training_cases(m.plans_manager.dataset_name, f))
         if not chosen:
             raise UserError(
                 f"case {case}: every teacher was trained on it, membership out_of_fold leaves none; train the other "

@@ -51,20 +51,34 @@ def check_teacher(student: StudentSpace, teacher: TeacherModel) -> None:
     Raises:
         UserError: names what differs.
     """
-    mine, theirs = (_labels(d) for d in (student.dataset_json, teacher.dataset_json))
-    if mine != theirs:
-        raise UserError(
-            f"teacher {teacher.folder}: predicts the labels {theirs[0]}, the student's data set has {mine[0]}; "
-            "teachers need the same labels in the same order."
-        )
-    channels, others = (channel_names(d) for d in (student.dataset_json, teacher.dataset_json))
-    if [c.casefold() for c in channels] != [c.casefold() for c in others]:
+    check_labels(student, teacher.dataset_json, f"teacher {teacher.folder}")
+    if not same_channels(student.dataset_json, teacher.dataset_json):
+        channels, others = (channel_names(d) for d in (student.dataset_json, teacher.dataset_json))
         raise UserError(
             f"teacher {teacher.folder}: takes the image channels {', '.join(others)}, the student's data set has "
             f"{', '.join(channels)}; teachers need the same channels in the same order, by the same names in "
             "dataset.json."
         )
     check_readers(reader_of(student.plans_manager), reader_of(teacher.plans_manager), f"teacher {teacher.folder}")
+
+
+def check_labels(student: StudentSpace, dataset_json: Mapping[str, Any], where: str) -> None:
+    """Refuses predictions of other labels than the student's, or of the same ones in another order.
+
+    Args:
+        student: the student's data.
+        dataset_json: of what predicted.
+        where: what predicted, for the message.
+
+    Raises:
+        UserError: names both.
+    """
+    mine, theirs = (_labels(d) for d in (student.dataset_json, dataset_json))
+    if mine != theirs:
+        raise UserError(
+            f"{where}: predicts the labels {theirs[0]}, the student's data set has {mine[0]}; teachers need the same "
+            "labels in the same order."
+        )
 
 
 def _labels(dataset_json: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -78,6 +92,12 @@ def channel_names(dataset_json: Mapping[str, Any]) -> list[str]:
     names = dataset_json.get("channel_names", dataset_json.get("modality", {}))
     numbers = sorted(names, key=int) if all(n.isdecimal() for n in names) else names  # others count as they are listed
     return [str(names[number]) for number in numbers]
+
+
+def same_channels(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two ``dataset.json`` name the same image channels in the same order, whatever the case of letters."""
+    names = ([name.casefold() for name in channel_names(d)] for d in (one, other))
+    return next(names) == next(names)
 
 
 def check_same_input(student: StudentSpace, teacher: TeacherModel) -> None:

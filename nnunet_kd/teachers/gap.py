@@ -2,25 +2,19 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+import pandas as pd
 
 from nnunet_kd.teachers.model import TeacherModel
-from nnunet_kd.utilities.files import load_json_file
+from nnunet_kd.utilities.summaries import Summary, load_summary
 
 SMALL_GAP = 0.005
 
 
-def case_dice(summary: dict[str, Any]) -> dict[str, float]:
-    """Mean foreground Dice of every case in nnU-Net's ``summary.json``; classes that neither mask has left out."""
-    result = {}
-    for case in summary["metric_per_case"]:
-        values = [m["Dice"] for label, m in case["metrics"].items() if label != "0"]
-        finite = [v for v in values if v is not None and np.isfinite(v)]
-        if finite:
-            result[Path(case["prediction_file"]).name] = float(np.mean(finite))
-    return result
+def case_dice(summary: Summary) -> pd.Series:
+    """Mean foreground Dice of every case; classes that neither mask has left out, and cases without any."""
+    dice = summary.table[summary.table["metric"] == "Dice"]
+    return dice.groupby("case", observed=True)["value"].mean().dropna()
 
 
 def compare_validation(student_summary: Path, teachers: Iterable[TeacherModel]) -> list[str]:
@@ -30,15 +24,17 @@ def compare_validation(student_summary: Path, teachers: Iterable[TeacherModel]) 
         student_summary: the student's ``validation/summary.json``.
         teachers: the models that taught it; folds that validated other cases are left out.
     """
-    student = case_dice(load_json_file(student_summary))
+    student = case_dice(load_summary(student_summary))
     lines, gaps = [], []
     for model in teachers:
         for fold in model.folds:
             summary = model.validation_summary(fold)
-            theirs = case_dice(summary) if summary is not None else {}
-            common = sorted(student.keys() & theirs.keys())
+            if summary is None:
+                continue
+            teacher = case_dice(summary)
+            common = sorted({*student.index} & {*teacher.index})
             if common:
-                s, t = (float(np.mean([d[c] for c in common])) for d in (student, theirs))
+                s, t = (float(dice[common].mean()) for dice in (student, teacher))
                 gaps.append(t - s)
                 lines.append(
                     f"Validation Dice on the same {len(common)} cases: student {s:.4f}, {model.folder.name} fold "

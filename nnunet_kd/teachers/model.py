@@ -1,7 +1,7 @@
 """Find and check frozen teachers: trained nnU-Net model folders."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,11 +10,16 @@ from typing import Any
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from nnunet_kd.config import Teacher
+from nnunet_kd.config import KDConfig, Teacher
 from nnunet_kd.utilities.errors import UserError
-from nnunet_kd.utilities.files import check_component, file_sha256, load_json_file
+from nnunet_kd.utilities.files import check_component, file_sha256
 from nnunet_kd.utilities.nnunet_files import read_dataset_json, read_plans
 from nnunet_kd.utilities.safe_files import load_torch_file
+from nnunet_kd.utilities.summaries import Summary, load_summary, validation_file
+
+
+class NotTrainedError(UserError):
+    """A training that a model folder stands for has not been finished, or not begun."""
 
 
 def load_checkpoint_file(file: Path) -> dict[str, Any]:
@@ -47,6 +52,16 @@ class TeacherModel:
     configuration: str
     folds: tuple[int | str, ...]
     checkpoint: str = "checkpoint_final.pth"
+
+    @property
+    def trainer_name(self) -> str:
+        """Name of the trainer, from the folder's name."""
+        return self.folder.name.split("__")[0]
+
+    @property
+    def plans_name(self) -> str:
+        """Name of the plans, from the folder's name."""
+        return self.folder.name.split("__")[1]
 
     @cached_property
     def plans_manager(self) -> PlansManager:
@@ -81,32 +96,51 @@ class TeacherModel:
         """SHA-256 of a fold's checkpoint, hexadecimal."""
         return file_sha256(self.checkpoint_file(fold))
 
-    def validation_summary(self, fold: int | str) -> dict[str, Any] | None:
-        """``validation/summary.json`` of a fold, or None where nnU-Net did not validate it."""
-        file = self.folder / f"fold_{fold}" / "validation" / "summary.json"
-        return load_json_file(file) if file.is_file() else None
+    def validation_summary(self, fold: int | str) -> Summary | None:
+        """What a fold reached on its validation cases, or None where nnU-Net did not validate it.
+
+        Raises:
+            UserError: when its ``summary.json`` is none.
+        """
+        file = validation_file(self.folder, fold)
+        return load_summary(file) if file.is_file() else None
 
     def with_folds(self, keep: Sequence[int | str]) -> "TeacherModel":
         """The same model with only those of its folds that are in ``keep``."""
         return TeacherModel(self.folder, self.configuration, tuple(f for f in self.folds if f in keep), self.checkpoint)
 
 
-def find_teachers(teachers: Sequence[Teacher], dataset_results: Path, default_folder: str) -> list[TeacherModel]:
-    """Resolves the teachers of a ``"kd"`` block to finished model folders.
+def keep_folds(
+    models: Iterable[TeacherModel], keep: Callable[[TeacherModel, int | str], bool]
+) -> tuple[TeacherModel, ...]:
+    """The models with only those of their folds that ``keep`` accepts; models without any are left out."""
+    kept = (model.with_folds([f for f in model.folds if keep(model, f)]) for model in models)
+    return tuple(model for model in kept if model.folds)
+
+
+def find_teachers(kd: KDConfig, plans_name: str, configuration: str, dataset_results: Path) -> tuple[TeacherModel, ...]:
+    """Resolves the teachers of a ``"kd"`` block to finished model folders, whatever its membership.
 
     Args:
-        teachers: ``kd.teachers``.
+        kd: the block; an empty list of teachers stands for every finished fold of its default teacher.
+        plans_name: of the plans that the block is in; the default teacher has these where ``base_plans`` is not set.
+        configuration: of the student, and of the default teacher.
         dataset_results: ``nnUNet_results/DatasetXXX_NAME``.
-        default_folder: model folder that an empty list stands for, with all its finished folds.
 
     Raises:
-        UserError: says which folder, fold or checkpoint was looked for, and the command that makes it.
+        NotTrainedError: says which folder, fold or checkpoint was looked for, and the command that makes it.
+        UserError: for a model folder that cannot be used.
     """
-    default = (Teacher(folder=default_folder),)
-    return [_find_teacher(t, dataset_results) for t in teachers or default]
+    default = Teacher(folder=f"{kd.default_teacher}__{kd.base_plans or plans_name}__{configuration}")
+    return tuple(find_teacher(t, dataset_results) for t in kd.teachers or (default,))
 
 
-def _find_teacher(teacher: Teacher, dataset_results: Path) -> TeacherModel:
+def find_teacher(teacher: Teacher, dataset_results: Path) -> TeacherModel:
+    """The model folder of one teacher, which is named as nnU-Net names it or by its path.
+
+    Raises:
+        NotTrainedError, UserError: as :func:`find_model`.
+    """
     by_name = re.fullmatch(r"[^/\\]+__[^/\\]+__[^/\\]+", teacher.folder) is not None
     folder = dataset_results / teacher.folder if by_name else Path(teacher.folder).expanduser()
     return find_model(folder, teacher.folds, teacher.checkpoint, "teacher")
@@ -127,7 +161,8 @@ def find_model(
         role: what a message calls it.
 
     Raises:
-        UserError: says which folder, fold or checkpoint was looked for, and the command that makes it.
+        NotTrainedError: says which folder, fold or checkpoint was looked for, and the command that makes it.
+        UserError: when its plans or ``dataset.json`` cannot be used.
     """
     folder = folder.absolute()
     parts = folder.name.split("__")
@@ -138,7 +173,7 @@ def find_model(
         mend = "a model folder is named TRAINER__PLANS__CONFIGURATION"
     check_component(checkpoint, f"{role} checkpoint")
     if not _is_folder(folder) or len(parts) != 3:
-        raise UserError(f"{role} {folder}: no such model folder; {mend}.")
+        raise NotTrainedError(f"{role} {folder}: no such model folder; {mend}.")
     if folds is None:
         found = sorted(p.parent.name.removeprefix("fold_") for p in folder.glob(f"fold_*/{checkpoint}"))
         folds = tuple(int(f) for f in found if f.isdecimal()) or tuple(f for f in found if f == "all")
@@ -146,7 +181,7 @@ def find_model(
     missing = [str(model.checkpoint_file(f)) for f in folds if not model.checkpoint_file(f).is_file()]
     if missing or not folds:
         what = missing[0] if missing else str(folder / "fold_*" / checkpoint)
-        raise UserError(f"{role} {what}: no finished training; {mend}.")
+        raise NotTrainedError(f"{role} {what}: no finished training; {mend}.")
     _ = model.plans_manager, model.dataset_json  # are they as they should be?
     return model
 

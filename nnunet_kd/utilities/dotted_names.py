@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from nnunet_kd.utilities.extensions import extension_folders, extension_modules
+
 VARIABLE = "NNUNET_KD_ALLOWED_PACKAGES"
 PACKAGES = (
     "nnunetv2",
@@ -23,8 +25,13 @@ _INITIALISERS = ("torch.nn.init", "dynamic_network_architectures.initialization"
 
 
 def allowed_packages() -> tuple[str, ...]:
-    """Packages that plans may name: the built-in list and what the user adds, separated by commas."""
-    return PACKAGES + tuple(filter(None, re.split(r"[,\s]+", os.environ.get(VARIABLE, ""))))
+    """Packages that plans may name: the built-in list, those of the variable, and the user's own networks."""
+    added = re.split(r"[,\s]+", os.environ.get(VARIABLE, ""))
+    return (*PACKAGES, *filter(None, added), *_extensions())
+
+
+def _extensions() -> list[str]:
+    return [file.stem for folder in extension_folders("networks") for file in sorted(folder.glob("*.py"))]
 
 
 def locate(name: object) -> Any:
@@ -41,6 +48,8 @@ def locate(name: object) -> Any:
             f"{name}: plans may not name that package; if you trust it, add {name.partition('.')[0]} to the "
             f"environment variable {VARIABLE}"
         )
+    if name.partition(".")[0] in _extensions():
+        extension_modules("networks")  # nnU-Net, too, can import them afterwards
     try:
         found = pydoc.locate(name)
     except pydoc.ErrorDuringImport as err:

@@ -11,8 +11,9 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from nnunet_kd.evaluation.metrics import mask_metrics
-from nnunet_kd.evaluation.table import load_evaluation
+from nnunet_kd.evaluation.table import case_values
 from nnunet_kd.utilities.programs import find_program
+from nnunet_kd.utilities.summaries import load_summary
 from tests.e2e.conftest import real_data
 from tests.reference.segmentation_pairs import PACKAGES, TOLERANCE_MM
 
@@ -52,7 +53,7 @@ def evaluated(folders):
 def test_every_case_takes_a_fraction_of_a_second(evaluated):
     """10 s of CPU for 40 cases, start included: 10 s on one core, whatever else the machine does meanwhile."""
     output, cpu_seconds = evaluated
-    cases = len(load_evaluation(output / "summary.json").cases)
+    cases = len(load_summary(output / "summary.json").cases)
     assert cpu_seconds < 10 * max(cases, 20) / CASES
 
 
@@ -78,8 +79,8 @@ def test_the_summary_is_nnunets_own_and_more(folders, evaluated):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_agreement_with_an_independent_package_on_real_masks(folders, evaluated, package):
     pytest.importorskip(package)
-    table = load_evaluation(evaluated[0] / "summary.json")
-    for case in table.cases[:10]:
+    read = load_summary(evaluated[0] / "summary.json")
+    for case in read.cases[:10]:
         images = [sitk.ReadImage(str(folders / f / f"{case}.nii.gz")) for f in ("predictions", "references")]
         spacing_mm = images[0].GetSpacing()[::-1]
         prediction, reference = (sitk.GetArrayFromImage(image) for image in images)
@@ -88,5 +89,5 @@ def test_agreement_with_an_independent_package_on_real_masks(folders, evaluated,
             theirs = PACKAGES[package](*pair, spacing_mm)
             mine = mask_metrics(*pair, spacing_mm, np.prod(spacing_mm) / 1000, TOLERANCE_MM)
             assert {m: mine[m] for m in theirs} == pytest.approx(theirs, rel=1e-5, abs=1e-6)
-            position = table.cases.index(case)
-            assert {m: table.of(m, label)[position] for m in theirs} == pytest.approx(theirs, rel=1e-5, abs=1e-6)
+            written = {m: case_values(read.table, m, label)[case] for m in theirs}
+            assert written == pytest.approx(theirs, rel=1e-5, abs=1e-6)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_kd.planning.families import FAMILIES
+from nnunet_kd.networks.family import families
 from tests.e2e.conftest import SHORT, read_segmentation
 from tests.unit.test_networks import SMALL, image, small
 
@@ -16,7 +16,7 @@ TRAINER = "nnUNetTrainerKDTeacher"
 TINY = [*SHORT, "schedule.iterations_per_epoch=2", "schedule.seed=1"]
 # network -> options that make it quick
 NETWORKS = {
-    **{name: ["width=0.25"] for name, family in FAMILIES.items() if family.network != "ExternalNetwork"},
+    **{name: ["width=0.25"] for name, family in families().items() if family.features},
     "external": ["", "network=monai.networks.nets.SegResNet", "init_filters=8"],
 }
 # The commands' own functions, in one process: importing nnU-Net takes longer than these trainings

@@ -11,10 +11,10 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from nnunet_kd.benchmark import competitors, run
-from nnunet_kd.benchmark.competitors import Competitor, Conditions, find_cases, find_competitors
+from nnunet_kd.benchmark import candidates, run
+from nnunet_kd.benchmark.candidates import Candidate, Conditions, find_candidates, find_cases
 from nnunet_kd.benchmark.efficiency import parse_model
-from nnunet_kd.benchmark.network import take_turns
+from nnunet_kd.benchmark.network import rotated
 from nnunet_kd.benchmark.table import format_benchmark
 from nnunet_kd.cli import main
 from nnunet_kd.utilities import files
@@ -41,8 +41,8 @@ def images(tmp_path) -> Path:
     return folder
 
 
-def find(results: Path, *models: str, **options) -> list[Competitor]:
-    return find_competitors([parse_model(m.replace("RESULTS", str(results))) for m in models], **options)
+def find(results: Path, *models: str, **options) -> list[Candidate]:
+    return find_candidates([parse_model(m.replace("RESULTS", str(results))) for m in models], **options)
 
 
 def refuse(capsys, *arguments) -> str:
@@ -58,9 +58,9 @@ def test_models_folders_and_mirroring(results):
     assert (both.mirroring, plain.mirroring) == (True, False)
 
 
-def test_competitors_take_turns():
-    names = [Competitor(n, (), True) for n in "abc"]
-    assert ["".join(c.name for c in take_turns(names, run)) for run in range(4)] == ["abc", "bca", "cab", "abc"]
+def test_another_candidate_comes_first_in_each_run():
+    names = [Candidate(n, (), True) for n in "abc"]
+    assert ["".join(c.name for c in rotated(names, run)) for run in range(4)] == ["abc", "bca", "cab", "abc"]
 
 
 def test_models_that_cannot_be_compared(results, tmp_path):
@@ -175,13 +175,13 @@ def test_without_a_gpu_its_rows_say_so():
 
 
 def test_the_networks_alone_can_be_timed(results, images, tmp_path, monkeypatch):
-    competitors = find(results, f"ensemble=RESULTS/{A}:0", f"student=RESULTS/{B}")
-    conditions = Conditions(find_cases(images, competitors[0].models[0], 1), 1, torch.device("cpu"))
-    times = {c.name: {"network_seconds": [2.0], "network_seconds_of_runs": [2.0]} for c in competitors}
+    candidates = find(results, f"ensemble=RESULTS/{A}:0", f"student=RESULTS/{B}")
+    conditions = Conditions(find_cases(images, candidates[0].models[0], 1), 1, torch.device("cpu"))
+    times = {c.name: {"network_seconds": [2.0], "network_seconds_of_runs": [2.0]} for c in candidates}
     monkeypatch.setattr(run, "count_models", lambda *_: make_dataclass("Cost", COST)(**COST))
     monkeypatch.setattr(run, "measure_command", lambda *_: pytest.fail("nnUNetv2_predict was run"))
     monkeypatch.setattr(run, "time_networks", lambda *_: times)
-    benchmark = run.run_benchmark(competitors, conditions, tmp_path, network_only=True)
+    benchmark = run.run_benchmark(candidates, conditions, tmp_path, network_only=True)
     text = format_benchmark(json.loads(json.dumps(benchmark)))
     assert cells(text, "network, s per case") == [["1x"], ["2", "2"]]
     assert cells(text, "nnUNetv2_predict, s per case") == [["not measured"], ["not measured"] * 2]
@@ -196,8 +196,8 @@ def test_a_single_model_has_no_ratios_and_folders_may_differ():
 
 
 def test_a_full_disk_keeps_what_was_measured_on_the_screen(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(competitors, "find_competitors", lambda *_: [Competitor("a", (Mock(),), True)])
-    monkeypatch.setattr(competitors, "find_cases", lambda *_: {})
+    monkeypatch.setattr(candidates, "find_candidates", lambda *_: [Candidate("a", (Mock(),), True)])
+    monkeypatch.setattr(candidates, "find_cases", lambda *_: {})
     monkeypatch.setattr(run, "run_benchmark", lambda *_: BENCHMARK)
     monkeypatch.setattr(files, "sync_to_disk", Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
     with pytest.raises(SystemExit) as stop:

@@ -1,6 +1,7 @@
 """Coarse-to-fine prediction with nnU-Net's own pieces: exact where the box is the image, cheap where it is not."""
 
 import json
+from contextlib import nullcontext
 
 import nibabel as nib
 import numpy as np
@@ -12,9 +13,10 @@ from nnunetv2.run.run_training import get_trainer_from_args
 
 from nnunet_kd.cli import main
 from nnunet_kd.inference.box import Box
-from nnunet_kd.inference.coarse_to_fine import CoarseToFine, Settings
+from nnunet_kd.inference.coarse_to_fine import CoarseToFine, Settings, check_models
 from nnunet_kd.inference.region import fitted, prepare, resample_region
-from nnunet_kd.inference.stage import Stage, find_model
+from nnunet_kd.inference.stage import Stage
+from nnunet_kd.teachers.model import find_model
 from nnunet_kd.utilities.errors import UserError
 from tests.unit.toy_dataset import blob, make_toy, plans_of, write_image
 
@@ -60,7 +62,7 @@ def _model(tmp_path_factory):
 
 
 def stage_of(folder, **threshold) -> Stage:
-    return Stage(find_model("--fine", str(folder), None, "checkpoint_final.pth"), Threshold(**threshold))
+    return Stage(find_model(folder), Threshold(**threshold))
 
 
 def write_input(folder, image, spacing_mm=(1.0, 1.0, 1.0)):
@@ -117,6 +119,28 @@ def test_an_image_that_nnunet_would_misread_is_refused_in_one_sentence(
     assert f"one_0000.nii.gz: {'' if 'NaN' in sentence else 'h'}" in message
     assert sentence in message
     assert "Traceback" not in message
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"channel_names": {"0": "T1"}}, "--coarse takes the image channels CT, --fine takes T1"),
+        ({"channel_names": {"0": "CT", "1": "T1"}}, "--coarse takes the image channels CT, --fine takes CT, T1"),
+        ({"channel_names": {"0": "ct"}}, None),
+    ],
+)
+def test_both_models_must_see_the_same_channels(model, change, sentence):
+    coarse, fine = find_model(model[1]), find_model(model[1])
+    fine.dataset_json.update(change)
+    with nullcontext() if sentence is None else pytest.raises(UserError, match=sentence):
+        check_models(coarse, fine)
+
+
+def test_a_second_stage_of_a_cascade_is_refused(model):
+    cascaded = find_model(model[1])
+    cascaded.configuration_manager.configuration["previous_stage"] = "3d_lowres"
+    with pytest.raises(UserError, match=r"--fine .*refines the prediction of another configuration"):
+        check_models(find_model(model[1]), cascaded)
 
 
 def test_an_empty_coarse_mask_falls_back_to_the_whole_image(model):

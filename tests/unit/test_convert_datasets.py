@@ -113,7 +113,7 @@ def test_acdc_keeps_the_frames_of_a_patient_in_one_fold(tmp_path, nnunet_raw):
 
 
 def test_noothouts_numbers_for_the_full_data_sets():
-    from nnunet_kd.dataset_conversion.declare import Case
+    from nnunet_kd.dataset_conversion.cases import Case
 
     for name, groups, numbers in (
         ("SegTHOR", 40, (35, 5)),

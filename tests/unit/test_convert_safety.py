@@ -15,7 +15,7 @@ import pytest
 
 from nnunet_kd.cli import main
 from nnunet_kd.dataset_conversion import convert as conversion
-from nnunet_kd.dataset_conversion.declare import Case
+from nnunet_kd.dataset_conversion.cases import Case
 from nnunet_kd.dataset_conversion.splits import five_folds, hold_out, leave_one_group_out
 from nnunet_kd.dataset_conversion.transfer import remap
 from tests import replicas

@@ -6,7 +6,6 @@ import json
 import pickle
 import shlex
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +18,7 @@ from nnunet_kd.distill.run import run_steps
 from nnunet_kd.distill.steps import Step
 from nnunet_kd.distill.summary import summarise
 from nnunet_kd.utilities.errors import UserError
+from tests.model_folders import write_validation
 from tests.unit.toy_dataset import make_toy
 
 TEACHER = "nnUNetTrainer__nnUNetPlans__3d_fullres"
@@ -42,14 +42,9 @@ def add_teacher(toy, name, folds=(0, 1)):
         (folder / f"fold_{fold}" / "validation").mkdir(parents=True)
         checkpoint = {"network_weights": {}, "trainer_name": "nnUNetTrainer"}
         torch.save(checkpoint, folder / f"fold_{fold}" / "checkpoint_final.pth")
-        write_summary(folder / f"fold_{fold}", 0.9)
+        write_validation(folder / f"fold_{fold}", 0.9)
     for file in ("nnUNetPlans.json", "dataset.json"):
         (folder / file.replace("nnUNetPlans", "plans")).write_text((toy.preprocessed / file).read_text())
-
-
-def write_summary(fold: Path, dice: float) -> None:
-    (fold / "validation").mkdir(parents=True, exist_ok=True)
-    (fold / "validation" / "summary.json").write_text(json.dumps({"foreground_mean": {"Dice": dice}}))
 
 
 def request(toy, **changes):
@@ -122,7 +117,7 @@ def test_a_training_is_continued_validated_or_left_alone(toy):
     (folder / "checkpoint_final.pth").touch()
     assert student().command[-1] == "--val"
     assert not student().is_finished()
-    write_summary(folder, 0.8)
+    write_validation(folder, 0.8)
     assert student().is_finished()
     assert student().command[-2:] == ["-device", "cpu"]
     (folder.parent / "fold_all").mkdir()
@@ -244,7 +239,7 @@ def test_progress_counts_the_epochs_that_are_over(tmp_path):
 def test_without_test_cases_the_validation_is_shown_for_what_it_is(toy):
     distillation = prepare(request(toy, test=None, fold="0"))
     for name, dice in (("student", 0.85), ("twin", 0.8)):
-        write_summary(distillation.students[name] / "fold_0", dice)
+        write_validation(distillation.students[name] / "fold_0", dice)
     text = summarise(distillation)
     assert "student: Dice 0.8500" in text
     assert "twin: Dice 0.8000" in text

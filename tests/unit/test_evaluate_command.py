@@ -18,9 +18,10 @@ from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
 from nnunet_kd.cli import main
 from nnunet_kd.evaluation.segmentations import read_segmentation
-from nnunet_kd.evaluation.table import METRICS, load_evaluation
+from nnunet_kd.evaluation.table import case_values
 from nnunet_kd.utilities import files
 from nnunet_kd.utilities.errors import UserError
+from nnunet_kd.utilities.summaries import METRICS, load_summary
 
 SPACING_XYZ = (0.5, 1.0, 2.0)
 LABELS = {"background": 0, "liver": 1, "rest": 2}
@@ -81,17 +82,19 @@ def refusal(capsys, folders, *more):
 
 def test_summary_table_and_screen_say_the_same(tmp_path, folders, capsys):
     evaluate(folders, output=tmp_path / "out")
-    table = load_evaluation(tmp_path / "out" / "summary.json")
-    assert (table.cases, table.labels, table.metrics) == (("half", "same"), ("liver", "rest"), METRICS)
-    assert table.of("Dice", "liver").tolist() == [2 / 3, 1]
-    assert table.of("HD", "liver").tolist() == [4, 0]  # two slices of 2 mm
-    assert table.of("volume_ref_ml", "liver") == pytest.approx(4 * 4 * 6 * 1e-3)
-    assert np.isnan(table.of("Dice", "rest")).all()
-    assert table.settings["nsd_tolerance_mm"] == {"liver": 5, "rest": 1}
-    assert table.settings["empty_masks"] == "nan"
+    read = load_summary(tmp_path / "out" / "summary.json")
+    table = read.table
+    names = [list(table[column].cat.categories) for column in ("case", "label", "metric")]
+    assert names == [["half", "same"], ["liver", "rest"], list(METRICS)]
+    assert case_values(table, "Dice", "liver").tolist() == [2 / 3, 1]
+    assert case_values(table, "HD", "liver").tolist() == [4, 0]  # two slices of 2 mm
+    assert case_values(table, "volume_ref_ml", "liver").to_numpy() == pytest.approx(4 * 4 * 6 * 1e-3)
+    assert np.isnan(case_values(table, "Dice", "rest")).all()
+    assert read.settings["nsd_tolerance_mm"] == {"liver": 5, "rest": 1}
+    assert read.settings["empty_masks"] == "nan"
     with (tmp_path / "out" / "metrics.csv").open() as f:
         rows = list(csv.DictReader(f))
-    assert [(r["case"], r["label"]) for r in rows] == [(c, lb) for c in table.cases for lb in table.labels]
+    assert [(r["case"], r["label"]) for r in rows] == [(c, lb) for c in ("half", "same") for lb in ("liver", "rest")]
     assert float(rows[0]["Dice"]) == 2 / 3
     assert {r["empty_masks"] for r in rows} == {"nnU-Net"}
     printed = capsys.readouterr().out
@@ -116,14 +119,16 @@ def test_nnunets_own_tools_read_the_summary(folders):
         for label, metrics in theirs.items():
             assert {m: row["metrics"][label][m] for m in metrics} == pytest.approx(metrics, nan_ok=True)
     save_summary_json(summary, str(predictions / "again.json"))
-    assert load_evaluation(predictions / "again.json").labels == ("liver", "rest")
+    again = load_summary(predictions / "again.json").table
+    assert list(again["label"].cat.categories) == ["liver", "rest"]
 
 
 def test_flares_rule_and_tolerances_of_ones_own(tmp_path, folders, capsys):
     evaluate(folders, "--empty", "flare", "--nsd-tolerance", "3", "liver=0.1", output=tmp_path / "out")
-    table = load_evaluation(tmp_path / "out" / "summary.json")
-    assert table.of("Dice", "rest").tolist() == [1, 1]
-    assert table.settings["nsd_tolerance_mm"] == {"liver": 0.1, "rest": 3}
+    read = load_summary(tmp_path / "out" / "summary.json")
+    table = read.table
+    assert case_values(table, "Dice", "rest").tolist() == [1, 1]
+    assert read.settings["nsd_tolerance_mm"] == {"liver": 0.1, "rest": 3}
     assert "as in FLARE" in capsys.readouterr().out
     assert "FLARE" in (tmp_path / "out" / "metrics.csv").read_text()
 
@@ -140,10 +145,11 @@ def test_regions_and_ignore_label_of_dataset_json(tmp_path, folders):
         for name in ("same", "half"):
             write_image(folder / f"{name}.nii.gz", array)
     evaluate(folders)
-    table = load_evaluation(folders[0] / "summary.json")
-    assert table.labels == ("whole", "core")
-    assert table.of("Dice").tolist() == [1, 1]
-    assert table.of("volume_ref_ml", "whole") == pytest.approx(4 * 5 * 4 * 1e-3)
+    read = load_summary(folders[0] / "summary.json")
+    table = read.table
+    assert list(table["label"].cat.categories) == ["whole", "core"]
+    assert case_values(table, "Dice").tolist() == [1, 1]
+    assert case_values(table, "volume_ref_ml", "whole").to_numpy() == pytest.approx(4 * 5 * 4 * 1e-3)
     assert set(json.loads((folders[0] / "summary.json").read_text())["mean"]) == {"(1, 2)", "(2,)"}
 
 
@@ -155,11 +161,12 @@ def test_two_dimensional_images_have_lengths_in_pixels_and_no_volume(tmp_path, c
         (tmp_path / name).mkdir()
         write_image(tmp_path / name / "tile.png", array, (1, 1))
     evaluate((tmp_path / "p", tmp_path / "r"))
-    table = load_evaluation(tmp_path / "p" / "summary.json")
-    assert table.of("HD").tolist() == [4]
-    assert np.isnan(table.of("volume_ref_ml")).all()
-    assert table.settings["distance_unit"] == "pixels"
-    assert table.settings["nsd_tolerance_mm"] == {"liver": 1}  # FLARE22's 5 are mm
+    read = load_summary(tmp_path / "p" / "summary.json")
+    table = read.table
+    assert case_values(table, "HD").tolist() == [4]
+    assert np.isnan(case_values(table, "volume_ref_ml")).all()
+    assert read.settings["distance_unit"] == "pixels"
+    assert read.settings["nsd_tolerance_mm"] == {"liver": 1}  # FLARE22's 5 are mm
     assert "pixels" in (tmp_path / "p" / "metrics.csv").read_text()
     printed = capsys.readouterr().out
     assert "distances in pixels" in printed
@@ -177,13 +184,14 @@ def test_tiff_stacks_have_mm_where_a_file_says_the_spacing_and_no_mean_with_thos
         folder.mkdir()
         tifffile.imwrite(folder / "a.tiff", array, photometric="minisblack")
     evaluate(folders)
-    assert load_evaluation(folders[0] / "summary.json").settings["distance_unit"] == "pixels"
+    assert load_summary(folders[0] / "summary.json").settings["distance_unit"] == "pixels"
     for folder in folders:
         (folder / "a.json").write_text('{"spacing": [2, 0.5, 0.5]}')
     evaluate(folders)
-    table = load_evaluation(folders[0] / "summary.json")
-    assert table.settings["distance_unit"] == "mm"
-    assert table.of("volume_ref_ml") == pytest.approx(8 * 0.5e-3)
+    read = load_summary(folders[0] / "summary.json")
+    table = read.table
+    assert read.settings["distance_unit"] == "mm"
+    assert case_values(table, "volume_ref_ml").to_numpy() == pytest.approx(8 * 0.5e-3)
     for folder in folders:
         tifffile.imwrite(folder / "b.tiff", array, photometric="minisblack")
     assert "b.tiff have no physical spacing" in refusal(capsys, folders)
@@ -196,9 +204,10 @@ def test_a_single_slice_of_known_thickness_has_a_contour_and_a_volume(folders):
         for name in ("same", "half"):
             write_image(folder / f"{name}.nii.gz", np.roll(array, 3, axis=2) if folder == folders[0] else array)
     evaluate(folders)
-    table = load_evaluation(folders[0] / "summary.json")
-    assert table.of("MSD", "liver") == pytest.approx([(4 * 1.5 + 2 * (1.0 + 0.5)) / 12] * 2)
-    assert table.of("volume_ref_ml", "liver") == pytest.approx(16e-3)
+    read = load_summary(folders[0] / "summary.json")
+    table = read.table
+    assert case_values(table, "MSD", "liver").to_numpy() == pytest.approx([(4 * 1.5 + 2 * (1.0 + 0.5)) / 12] * 2)
+    assert case_values(table, "volume_ref_ml", "liver").to_numpy() == pytest.approx(16e-3)
 
 
 def test_labels_beyond_dataset_json_are_counted_and_named(tmp_path, folders, capsys):
@@ -207,7 +216,7 @@ def test_labels_beyond_dataset_json_are_counted_and_named(tmp_path, folders, cap
     write_image(folders[0] / "same.nii.gz", array)
     evaluate(folders)
     assert "WARNING: 1 files hold labels that dataset.json does not name (9)" in capsys.readouterr().out
-    found = load_evaluation(folders[0] / "summary.json").settings["labels_not_in_dataset_json"]
+    found = load_summary(folders[0] / "summary.json").settings["labels_not_in_dataset_json"]
     assert list(found.values()) == [[9]]
 
 
@@ -216,7 +225,7 @@ def test_missing_predictions_are_refused_or_left_out_on_request(folders, capsys)
     assert "no prediction for same.nii.gz" in refusal(capsys, folders)
     assert not (folders[0] / "summary.json").exists()
     evaluate(folders, "--chill")
-    assert load_evaluation(folders[0] / "summary.json").cases == ("half",)
+    assert load_summary(folders[0] / "summary.json").cases == ["half"]
 
 
 def test_every_bad_file_is_named_at_once(folders, capsys):

@@ -198,6 +198,17 @@ def test_probability_maps_are_turned_from_the_reader_that_their_plans_name(tmp_p
         ensemble_of_maps(space, tmp_path / mine)
 
 
+def test_probability_maps_are_of_the_labels_that_the_file_beside_them_names(tmp_path):
+    space, maps = bare(tmp_path, "SimpleITKIO"), tmp_path / "maps"
+    write_json(maps / "dataset.json", space.dataset_json)
+    assert ensemble_of_maps(space, maps).maps == maps
+    swapped = {"background": 0, "a": 2, "b": 1}
+    assert set(swapped) == set(space.dataset_json["labels"])
+    write_json(maps / "dataset.json", space.dataset_json | {"labels": swapped})
+    with pytest.raises(UserError, match=r"from_folder .*maps: predicts the labels .*same labels in the same order"):
+        ensemble_of_maps(space, maps)
+
+
 def ensemble_of_maps(space: StudentSpace, maps: Path) -> TeachingEnsemble:
     kd = KDConfig.from_plans({"kd": {"ensemble": {"from_folder": str(maps)}}})
     return TeachingEnsemble.resolve(kd, space, space.preprocessed, None)

@@ -11,8 +11,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.cli import main
 from nnunet_kd.networks.base import has_lower_outputs
+from nnunet_kd.networks.family import families
 from nnunet_kd.planning import latency
-from nnunet_kd.planning.families import FAMILIES, family_architecture
 from nnunet_kd.planning.scaling import scale_blocks
 from nnunet_kd.planning.student import (
     StudentSpec,
@@ -25,7 +25,7 @@ from nnunet_kd.utilities.errors import UserError
 from tests.unit.test_plan_command import DATASET, DATASET_JSON, make_plans, write_json
 from tests.unit.test_student_architecture import count, make_architecture
 
-OWN = [name for name, family in FAMILIES.items() if family.network != "ExternalNetwork"]
+OWN = [name for name, family in families().items() if family.features]
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_plans_build_every_family_with_the_base_strides_and_kernels(name, dim):
     base["arch_kwargs"]["kernel_sizes"][1] = [1] + [3] * (dim - 1)
     base["arch_kwargs"]["strides"][1] = [1] + [2] * (dim - 1)
     before = deepcopy(base)
-    architecture = json.loads(json.dumps(family_architecture(name, base)))
+    architecture = json.loads(json.dumps(families()[name].architecture(base)))
     assert base == before
     kwargs = architecture["arch_kwargs"]
     if name != "dilated":
@@ -147,7 +147,7 @@ def test_the_dilated_network_looks_at_one_plane_of_thick_slices_and_three_of_oth
 
 
 def test_region_based_labels_reach_the_dilated_network():
-    arguments = family_architecture("dilated", make_architecture(dim=3), regions=True)["arch_kwargs"]
+    arguments = families()["dilated"].architecture(make_architecture(dim=3), regions=True)["arch_kwargs"]
     assert arguments["sigmoid"] is True
 
 

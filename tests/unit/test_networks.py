@@ -1,5 +1,9 @@
 """Networks of the papers: sizes as published, and what nnU-Net expects of any network."""
 
+import json
+from hashlib import sha256
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -24,6 +28,7 @@ SMALL = {
     "RAUNet": ([0, 8, 8, 8, 8, 8], {"n_blocks_per_stage": [0, 0, 1, 1, 1, 1]}),
     "DilatedNet": ([4, 4], {"dilations": [1, 2]}),
 }
+GOLDEN = Path(__file__).parents[1] / "golden" / "networks.json"
 WITH_SIDE_OUTPUTS = [name for name in SMALL if name != "DilatedNet"]
 
 
@@ -171,6 +176,32 @@ def test_checkpoints_load_whether_deep_supervision_is_on_or_off():
         trained = small(name, deep_supervision=True)
         keys = small(name, deep_supervision=False).load_state_dict(trained.state_dict(), strict=False)
         assert (keys.missing_keys, keys.unexpected_keys) == ([], [])
+
+
+def values_of(name: str, dim: int) -> dict:
+    """Tensors of a seeded network (hash of names and shapes), and mean absolute outputs in training and evaluation."""
+    network = small(name, dim, deep_supervision=name in WITH_SIDE_OUTPUTS)
+    tensors = "\n".join(f"{key} {tuple(value.shape)}" for key, value in network.state_dict().items())
+    x, means = image(name, dim), {}
+    for mode in ("train", "eval"):
+        torch.manual_seed(2)
+        with torch.no_grad():
+            outputs = getattr(network, mode)()(x)
+        outputs = outputs if name in WITH_SIDE_OUTPUTS else [outputs]
+        means[mode] = [round(output.abs().mean().item(), 6) for output in outputs]
+    return {"tensors": sha256(tensors.encode()).hexdigest()[:16], **means}
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+def test_weights_of_before_load_and_seeds_give_the_same_network(name, dim):
+    """Golden values of 0.1.0; a change of them would make checkpoints useless, or trainings not repeatable."""
+    expected = json.loads(GOLDEN.read_text())[f"{name} {dim}d"]
+    values = values_of(name, dim)
+    assert values["tensors"] == expected["tensors"]
+    for mode in ("train", "eval"):
+        assert values[mode] == pytest.approx(expected[mode], rel=1e-3, abs=1e-5)
 
 
 def test_stages_that_do_not_fit_are_named():

@@ -202,6 +202,14 @@ def test_student_prints_table_and_commands(folder, capsys):
     assert "not a measured speed-up" in out
 
 
+@pytest.mark.parametrize("spoiled", ["plans.json", "dataset.json"])
+def test_a_default_teacher_that_cannot_be_used_is_not_taken_for_one_that_is_not_trained(folder, capsys, spoiled):
+    model = make_model(folder.parents[1] / "results" / DATASET, "nnUNetTrainer__nnUNetPlans__2d")
+    (model / spoiled).write_text("{}")
+    assert f"{model / spoiled}" in refuse(capsys, "-c", "2d", "--student", "width=0.5")
+    assert not (folder / "nnUNetPlansKD_width0p5.json").exists()
+
+
 def test_teacher_role_needs_no_teachers(folder, capsys):
     plan("-c", "3d_fullres", "--role", "teacher", "--set", "schedule.seed=3")
     assert KDConfig.from_plans(read(folder, "nnUNetPlansKDTeacher")).schedule.seed == 3

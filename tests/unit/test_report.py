@@ -255,7 +255,7 @@ def test_two_methods_without_names_that_say_anything(comparison, tmp_path, capsy
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         (["--method", "x=nowhere"], "nowhere is not a folder"),
         (["--method", "student=."], "used twice"),
@@ -273,14 +273,14 @@ def test_two_methods_without_names_that_say_anything(comparison, tmp_path, capsy
         (["-np", "0"], "-np 0"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_leaves_nothing(comparison, tmp_path, capsys, more, said):
+def test_a_mistake_is_one_sentence_and_leaves_nothing(comparison, tmp_path, capsys, more, message):
     output = tmp_path / "out"
     with pytest.raises(SystemExit) as stop:
         main(arguments(comparison, output, ("ensemble", "student"), *more))
     assert stop.value.code == 2
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("nnunet_kd: ")]
     assert len(error) == 1
-    assert said in error[0]
+    assert message in error[0]
     assert list(tmp_path.iterdir()) == []
 
 

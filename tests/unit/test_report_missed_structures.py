@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 
 from nnunet_kd.evaluation.statistics import Significance
-from nnunet_kd.evaluation.table import Evaluation
 from nnunet_kd.report.cases import choose_shown
-from nnunet_kd.report.compute import compute_numbers
 from nnunet_kd.report.headline import make_headline
+from nnunet_kd.report.measurements import long_table
 from nnunet_kd.report.methods import Roles
+from nnunet_kd.report.numbers import compute_numbers
 from nnunet_kd.report.remarks import make_remarks
 from nnunet_kd.report.tables import accuracy_table, case_table, spread_table, structure_table
 from nnunet_kd.report.tables import test_tables as comparison_tables
+from nnunet_kd.utilities.summaries import Summary
 
 NAN = float("nan")
 METRICS = ("Dice", "HD95", "RVD")
@@ -28,15 +29,18 @@ def better(values, by):
 def numbers(lesions, shown=("HD95", "Dice"), organs=None):
     """A report's numbers: each method has the organ in all cases, and of the lesion what is given for each case."""
     organs = organs or {}
-    evaluations = {
-        name: Evaluation(
-            CASES, ("organ", "lesion"), METRICS,
-            np.array([[organs.get(name, ORGAN), lesion] for lesion in of_cases], dtype=float),
-        )
-        for name, of_cases in lesions.items()
-    }  # fmt: skip
+
+    def summary(name, of_cases):
+        rows = []
+        for case, lesion in zip(CASES, of_cases, strict=True):
+            structures = {"1": organs.get(name, ORGAN), "2": lesion}
+            metrics = {key: dict(zip(METRICS, values, strict=True)) for key, values in structures.items()}
+            rows.append({"prediction_file": f"{case}.nii.gz", "metrics": metrics})
+        return Summary.of({"metric_per_case": rows}, {"1": "organ", "2": "lesion"})
+
+    table = long_table({name: summary(name, of_cases) for name, of_cases in lesions.items()})
     first, second, *others = lesions
-    return compute_numbers(evaluations, Roles(second, first, next(iter(others), None)), shown, HOLM)
+    return compute_numbers(table, Roles(second, first, next(iter(others), None)), shown, HOLM)
 
 
 def bold(table, column):
@@ -70,10 +74,10 @@ def test_a_method_that_misses_a_class_has_no_mean_distance_over_the_classes(blin
 def test_it_is_paired_on_what_both_have(blind):
     test = blind.test("student", "twin", "HD95")
     assert (test.first_mean, test.second_mean) == (2, 2)  # the organ of both, not the twin's mean over two classes
-    assert (test.result.mean, test.result.better, test.result.ties) == (0, 0, 6)
+    assert (test.mean, test.better, test.ties) == (0, 0, 6)
     assert (test.first_failures, test.second_failures) == (6, 0)
-    a, b = blind.pair("student", "twin", "HD95")
-    assert a.tolist() == b.tolist() == [2] * 6
+    both = blind.pair("student", "twin", "HD95")
+    assert both["student"].tolist() == both["twin"].tolist() == [2] * 6
     [main, _] = comparison_tables(blind)
     rows = {(r[0].text, r[1].text, r[2].text): r for r in main.rows}
     assert rows["student \u2212 twin", "HD95", "mean"][main.header.index("failures left out")].text == "6 / 0"
@@ -117,7 +121,8 @@ def test_inventing_a_structure_costs_what_no_mean_shows():
     assert found.best("Dice", "lesion") == {"right"}
     assert structure_table(found).header[-1] == "lesion: invented"
     assert cell(structure_table(found), "wrong", -1) == "1 of 1"
-    assert found.detection("wrong", "lesion").present == 5
+    counts = found.structures.set_index(["method", "label"]).loc[("wrong", "lesion")]
+    assert counts.to_dict() == {"present": 5, "missed": 0, "absent": 1, "invented": 1}
 
 
 def test_the_worst_case_is_the_one_with_a_missed_structure():
@@ -146,5 +151,5 @@ def test_methods_without_a_class_in_common_are_not_compared():
     nothing = {"b": MISSED}
     found = numbers({"a": [MISSED] * 6, "b": [LESION] * 6}, organs=nothing)
     assert found.best("HD95") == set()
-    assert found.test("b", "a", "HD95").result.n_cases == 0
+    assert found.test("b", "a", "HD95").n_cases == 0
     assert "no case in common" in make_headline(found, {}, HOLM, None)[0].sentence

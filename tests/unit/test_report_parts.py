@@ -11,8 +11,8 @@ from nnunet_kd.evaluation.segmentations import LabelDefinition
 from nnunet_kd.report.calibration import entropy, near_foreground, reliability
 from nnunet_kd.report.costs import Cost, collect_costs, load_benchmark, pareto_front, ratio, same_time
 from nnunet_kd.report.formats import number, probability, significant
+from nnunet_kd.report.leakage import find_leakage
 from nnunet_kd.report.methods import choose_roles, file_stems
-from nnunet_kd.report.optimism import find_exposure
 from nnunet_kd.report.overlays import CaseView, choose_cases, draw_case, slice_of_most_disagreement
 from nnunet_kd.report.soft_labels import soft_label_entropy
 from nnunet_kd.report.style import COLORS, method_styles
@@ -254,9 +254,10 @@ def test_numbers_as_text():
 def model_folders(tmp_path, monkeypatch):
     """Teachers with two folds and a student of fold 0; what they trained on is known from the splits."""
     preprocessed = tmp_path / "preprocessed" / DATASET
-    (preprocessed / "gt_segmentations").mkdir(parents=True)
+    images = preprocessed / make_plans()["configurations"]["3d_fullres"]["data_identifier"]
+    images.mkdir(parents=True)
     for case in "abcd":
-        (preprocessed / "gt_segmentations" / f"{case}.nii.gz").touch()
+        (images / f"{case}.b2nd").touch()
     splits = [{"train": ["a", "b"], "val": ["c", "d"]}, {"train": ["c", "d"], "val": ["a", "b"]}]
     (preprocessed / "splits_final.json").write_text(json.dumps(splits))
     monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
@@ -282,37 +283,37 @@ def kd_block(**ensemble):
 
 def test_a_model_that_trained_on_evaluated_cases_is_named(model_folders):
     teachers = model_folders("nnUNetTrainer", (0, 1))
-    found = find_exposure("ensemble", [teachers], ["a", "c", "z"])
+    found = find_leakage("ensemble", [teachers], ["a", "c", "z"])
     assert found.trained_on == ("a", "c")
     assert "trained on 2 of the 3 evaluated cases" in found.sentences(3)[0]
-    assert find_exposure("ensemble", [teachers.with_folds([0])], ["c", "z"]).sentences(2) == []
+    assert find_leakage("ensemble", [teachers.with_folds([0])], ["c", "z"]).sentences(2) == []
     everything = TeacherModel(teachers.folder, "3d_fullres", ("all",))
-    assert "all 2 evaluated cases" in find_exposure("x", [everything], ["a", "d"]).sentences(2)[0]
+    assert "all 2 evaluated cases" in find_leakage("x", [everything], ["a", "d"]).sentences(2)[0]
 
 
 def test_a_student_whose_teachers_saw_its_validation_cases_is_named_and_its_twin_is_not(model_folders):
     model_folders("nnUNetTrainer", (0, 1))
     student = model_folders("nnUNetTrainerKDEnsemble", (0,), kd_block())
-    found = find_exposure("student", [student], ["c", "d"])
+    found = find_leakage("student", [student], ["c", "d"])
     assert (found.trained_on, found.taught_by) == ((), ("c", "d"))
     assert "teachers of student trained on all 2 evaluated cases" in found.sentences(2)[0]
     twin = model_folders("nnUNetTrainerKDTeacher", (0,), kd_block())
-    assert find_exposure("twin", [twin], ["c", "d"]).sentences(2) == []
+    assert find_leakage("twin", [twin], ["c", "d"]).sentences(2) == []
     heir = model_folders("nnUNetTrainerKDTeacher", (0,), kd_block() | {"student": {"twin_start": "same"}})
-    assert find_exposure("heir", [heir], ["c", "d"]).taught_by == ("c", "d")
+    assert find_leakage("heir", [heir], ["c", "d"]).taught_by == ("c", "d")
     # teachers of the same fold have not seen them
     student = model_folders("nnUNetTrainerKDEnsemble", (0,), kd_block(membership="same_fold"))
-    assert find_exposure("student", [student], ["c", "d"]).sentences(2) == []
+    assert find_leakage("student", [student], ["c", "d"]).sentences(2) == []
     # but one that it inherits from may have
     named = {"student": {"inherit_from": "nnUNetTrainer__P__3d_fullres:1"}}
     heir = model_folders("nnUNetTrainerKDEnsemble", (0,), kd_block(membership="same_fold") | named)
-    assert find_exposure("heir", [heir], ["c", "d"]).taught_by == ("c", "d")
+    assert find_leakage("heir", [heir], ["c", "d"]).taught_by == ("c", "d")
 
 
 def test_without_preprocessed_data_the_validations_tell(model_folders, monkeypatch):
     monkeypatch.delenv("nnUNet_preprocessed")
     model = model_folders("nnUNetTrainer", (0,))
-    assert find_exposure("x", [model], ["a", "c"]).trained_on == ("a",)
+    assert find_leakage("x", [model], ["a", "c"]).trained_on == ("a",)
 
 
 def test_what_cannot_be_checked_is_said(model_folders, monkeypatch):
@@ -320,9 +321,9 @@ def test_what_cannot_be_checked_is_said(model_folders, monkeypatch):
     model = model_folders("nnUNetTrainer", (0,))
     for file in (model.folder / "fold_1" / "validation").iterdir():
         file.unlink()
-    assert "Not checked whether x has seen" in find_exposure("x", [model], ["a"]).sentences(1)[0]
+    assert "Not checked whether x has seen" in find_leakage("x", [model], ["a"]).sentences(1)[0]
     imported = model_folders("nnUNetTrainerKDEnsemble", (0,), kd_block(from_folder="elsewhere"))
-    assert "probability maps from elsewhere" in find_exposure("y", [imported], ["c"]).sentences(1)[0]
+    assert "probability maps from elsewhere" in find_leakage("y", [imported], ["c"]).sentences(1)[0]
 
 
 def test_entropy_of_a_soft_label_store(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nnunet_kd.teachers.model import load_checkpoint_file
+from tests.model_folders import write_validation
 from tests.unit.test_online_trainers import labels, make_teacher, trainer_of
 from tests.unit.toy_dataset import make_toy, plans_of
 
@@ -23,9 +24,7 @@ def _toy(tmp_path, monkeypatch):
 
 
 def validate(toy, fold, dice):
-    folder = toy.results / TEACHER / f"fold_{fold}" / "validation"
-    folder.mkdir()
-    (folder / "summary.json").write_text(json.dumps({"foreground_mean": {"Dice": dice}, "metric_per_case": []}))
+    write_validation(toy.results / TEACHER / f"fold_{fold}", dice)
 
 
 def write_student(toy, features=None, **student):

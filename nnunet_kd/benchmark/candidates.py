@@ -16,7 +16,7 @@ from nnunet_kd.utilities.files import list_folder
 
 
 @dataclass(frozen=True)
-class Competitor:
+class Candidate:
     """A model and how it predicts.
 
     Attributes:
@@ -32,7 +32,7 @@ class Competitor:
 
 @dataclass(frozen=True)
 class Conditions:
-    """Under which all competitors are measured alike.
+    """Under which all candidates are measured alike.
 
     Attributes:
         cases: case -> its image files, one for each channel.
@@ -49,9 +49,9 @@ class Conditions:
     export_processes: int = 3
 
 
-def find_competitors(
+def find_candidates(
     specs: Sequence[ModelSpec], without_mirroring: Sequence[str] = (), checkpoint: str = CHECKPOINT
-) -> list[Competitor]:
+) -> list[Candidate]:
     """The models with their folders, checked for being comparable on the same images.
 
     Raises:
@@ -63,8 +63,8 @@ def find_competitors(
         raise UserError(f"--model {doubles[0]}: given twice; names must differ.")
     if unknown := [n for n in without_mirroring if n not in names]:
         raise UserError(f"--no_mirroring {unknown[0]}: no such model; there are {', '.join(names)}.")
-    competitors = [Competitor(s.name, s.find(checkpoint), s.name not in without_mirroring) for s in specs]
-    models = [m for c in competitors for m in c.models]
+    candidates = [Candidate(s.name, s.find(checkpoint), s.name not in without_mirroring) for s in specs]
+    models = [m for c in candidates for m in c.models]
     for m in models:
         if m.configuration_manager.previous_stage_name is not None:
             raise UserError(f"{m.folder}: the second stage of a cascade cannot be measured without its first.")
@@ -75,7 +75,7 @@ def find_competitors(
         if len(found) > 1:
             (a, first), (b, second), *_ = found.items()
             raise UserError(f"{first} and {second}: different {what} ({a}, {b}), so they take different images.")
-    return competitors
+    return candidates
 
 
 def file_ending(model: TeacherModel) -> str:

@@ -1,0 +1,401 @@
+"""What the teachers say reaches the student unchanged: compared with formulas and with nnU-Net's own prediction.
+
+``benchmarks/mutants.yaml`` lists the mistakes that these tests were written against.
+"""
+
+import copy
+import itertools
+import json
+
+import blosc2
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from nnunet_kd.cli import main
+from tests.unit.small_trainings import (
+    CONFIGURATION,
+    NO_FEATURES,
+    TEACHER,
+    TRAININGS,
+    make_teacher,
+    merged,
+    network_of,
+    predictor_of,
+    random_batch,
+    start,
+    step,
+    weights_of,
+    world,
+    write_plans,
+)
+
+OUTPUT_WEIGHTS = (2 / 3, 1 / 3)  # nnU-Net's 1, 1/2 and 0 of the lowest, normalised
+TERMS = {
+    "kl": {"weight": 0.5, "temperature": 3.0},
+    "mse": {"weight": 2.0},
+    "soft_ce": {"weight": 0.25},
+    "soft_dice": {"weight": 4.0, "batch_dice": False},
+}
+DROPOUT = {"dropout_op": "torch.nn.modules.dropout.Dropout3d", "dropout_op_kwargs": {"p": 0.5, "inplace": False}}
+BATCH_NORM = {"norm_op": "torch.nn.modules.batchnorm.BatchNorm3d"}
+ALL_AXES = [axes for n in range(4) for axes in itertools.combinations((2, 3, 4), n)]
+
+
+@pytest.fixture(scope="module", name="toy")
+def _toy(tmp_path_factory):
+    with world(tmp_path_factory.mktemp("world")) as toy:
+        yield toy
+
+
+def soft_label_terms(logits, t, weights, direction="teacher_student", temperature=3.0):
+    """Values of kl, mse, soft_ce and soft_dice (B, C, *spatial) by their formulas; voxels' weights (B, *spatial)."""
+    z, t, weights = logits.double(), t.double(), weights.double()
+    log_p, log_pt, log_qt = z.log_softmax(1), (z / temperature).log_softmax(1), (t.log() / temperature).log_softmax(1)
+    p, count = log_p.exp(), weights.sum()
+    a, b = (log_qt, log_pt) if direction == "teacher_student" else (log_pt, log_qt)
+    kl = temperature**2 * ((a.exp() * (a - b)).sum(1) * weights).sum() / count
+    mse = ((p - t).square().mean(1) * weights).sum() / count
+    soft_ce = -((t * log_p).sum(1) * weights).sum() / count
+    p, t, space = p[:, 1:], t[:, 1:], (2, 3, 4)
+    overlap, squares = ((x * weights[:, None]).sum(space) for x in (p * t, p.square() + t.square()))
+    soft_dice = 1 - ((2 * overlap + 1e-5) / (squares + 1e-5)).mean()
+    return {"kl": kl, "mse": mse, "soft_ce": soft_ce, "soft_dice": soft_dice}
+
+
+def halved(t, inside):
+    """Soft labels and mask at half the resolution: the mean of what is inside, where at least half is."""
+    share = F.avg_pool3d(inside[:, None].double(), 2)
+    return F.avg_pool3d(t.double() * inside[:, None], 2) / share.clamp_min(1e-9), share[:, 0] >= 0.5
+
+
+def certainty(t):
+    """(C max t - 1) / (C - 1), (B, *spatial)."""
+    return (t.shape[1] * t.amax(1) - 1) / (t.shape[1] - 1)
+
+
+def expected_terms(outputs, t, inside, weigh=lambda t: 1.0, direction="teacher_student"):
+    """All four terms, summed over the two outputs that count and weighted as in TERMS."""
+    sums = dict.fromkeys(TERMS, 0.0)
+    for logits, weight, (labels, mask) in zip(outputs, OUTPUT_WEIGHTS, ((t, inside), halved(t, inside)), strict=False):
+        labels = torch.where(mask[:, None], labels.double(), 1 / labels.shape[1])  # any distribution: it is not counted
+        for name, value in soft_label_terms(logits, labels, mask * weigh(labels), direction).items():
+            sums[name] += weight * TERMS[name]["weight"] * float(value)
+    return sums
+
+
+def assert_terms(found, expected):
+    for name, value in expected.items():
+        assert found[f"kd_{name}"] == pytest.approx(value, rel=2e-3), name
+
+
+def soft_labels(cases, seed=2):
+    """Random soft labels without small probabilities, and a mask that is 0 at one side of the patch."""
+    generator = torch.Generator().manual_seed(seed)
+    t = (2 * torch.randn(cases, 3, 16, 16, 16, generator=generator)).softmax(1) * 0.85 + 0.05
+    inside = torch.ones(cases, 16, 16, 16, dtype=torch.bool)
+    inside[:, :5] = False
+    inside[0] = True
+    return t, inside
+
+
+def with_channels(batch, *teachers):
+    """The batch of a student with stored soft labels: foreground and mask of each teacher behind the images."""
+    channels = [torch.cat((t[:, 1:] * inside[:, None], inside[:, None]), 1) for t, inside in teachers]
+    return {**batch, "data": torch.cat((batch["data"], *channels), 1)}
+
+
+def outputs_of(trainer, batch):
+    with torch.no_grad():
+        return trainer.network(batch["data"][:, :1])
+
+
+@pytest.mark.parametrize(
+    ("voxel_weight", "direction"), [("none", "teacher_student"), ("confidence", "student_teacher")]
+)
+def test_stored_soft_labels_enter_by_their_formulas_and_unlabeled_cases_not_the_hard_loss(toy, voxel_weight, direction):
+    kd = {"distillation": TERMS, "unlabeled": {"voxel_weight": voxel_weight}}
+    trainer = start(toy, "ensemble", kd, {"distillation": {"kl": {"direction": direction}}}, batch_size=4)
+    batch, (t, inside) = random_batch(4), soft_labels(4)
+    batch["target"] = [torch.where(torch.arange(4).view(4, 1, 1, 1, 1) < 2, x, 1.0) for x in batch["target"]]
+    outputs = outputs_of(trainer, batch)
+    found = step(trainer, with_channels(batch, (t, inside)))
+    unlabeled = (torch.arange(4) >= 2).view(4, 1, 1, 1)
+
+    def weigh(t):
+        return torch.where(unlabeled, certainty(t), 1.0) if voxel_weight == "confidence" else 1.0
+
+    assert_terms(found, expected_terms(outputs, t, inside, weigh, direction))
+    hard = trainer.loss([o[:2] for o in outputs], [x[:2] for x in batch["target"]])
+    assert found["kd_hard"] == pytest.approx(float(hard), rel=1e-4)
+
+
+def test_what_is_outside_the_image_has_no_effect(toy):
+    trainer = start(toy, "ensemble", {"distillation": TERMS}, batch_size=4)
+    batch, (t, inside) = random_batch(4), soft_labels(4)
+    whole = with_channels(batch, (t, inside))
+    found = step(trainer, whole)
+    whole["data"][:, 1:-1] += torch.rand(4, 2, 16, 16, 16) * ~inside[:, None]
+    again = step(trainer, whole)
+    assert {k: v for k, v in again.items() if k != "loss"} == {k: v for k, v in found.items() if k != "loss"}
+
+
+@pytest.mark.parametrize("kind", ["dropout", "batch norm"])
+@pytest.mark.parametrize("training", ["feature", "several"])
+def test_teachers_in_memory_teach_as_they_predict(toy, kind, training):
+    folder = make_teacher(toy, "Moody", (0,), **(DROPOUT if kind == "dropout" else BATCH_NORM))
+    trainer = start(toy, training, {"teachers": [{"folder": folder.name, "folds": [0]}], "distillation": TERMS})
+    batch = random_batch(3)
+    outputs = outputs_of(trainer, batch)
+    with torch.no_grad():
+        teacher = network_of(folder)(batch["data"])
+    inside = torch.ones(3, 16, 16, 16, dtype=torch.bool)
+    for _ in range(2):
+        found = step(trainer, batch)
+        assert_terms(found, expected_terms(outputs, teacher.softmax(1), inside))
+        assert found["kd_hard"] == pytest.approx(float(trainer.loss(outputs, batch["target"])), rel=1e-4)
+
+
+@pytest.mark.parametrize("training", ["several", "several, stored"])
+def test_several_teachers_teach_their_weighted_mean(toy, training):
+    trainer = start(
+        toy, training, {"distillation": TERMS, "multi_teacher": {"weights": "fixed", "fixed_weights": [3, 1]}}
+    )
+    batch, inside = random_batch(2), torch.ones(2, 16, 16, 16, dtype=torch.bool)
+    with torch.no_grad():
+        first, second = (network_of(toy.results / TEACHER, f)(batch["data"]).softmax(1) for f in (0, 1))
+    if training == "several, stored":
+        (first, inside), (second, _) = soft_labels(2), soft_labels(2, seed=3)
+    assert (first - second).abs().mean() > 0.05
+    outputs = outputs_of(trainer, batch)
+    found = step(trainer, batch if training == "several" else with_channels(batch, (first, inside), (second, inside)))
+    assert_terms(found, expected_terms(outputs, 0.75 * first + 0.25 * second, inside))
+    assert found["kd_teacher_weights"] == pytest.approx([0.75, 0.25])
+
+
+def test_feature_terms_follow_the_weights_of_the_teachers(toy):
+    batch = random_batch(2)
+    features = {t: {"weight": 0.5} for t in ("importance", "region_affinity", "attention", "intra_class")}
+
+    def terms(*weights):
+        kd = {"features": features, "multi_teacher": {"weights": "fixed", "fixed_weights": weights}}
+        return step(start(toy, "several", kd), batch)
+
+    first, second, mixed = terms(1, 0), terms(0, 1), terms(3, 1)
+    for name in features:
+        a, b = first[f"kd_{name}"], second[f"kd_{name}"]
+        assert abs(a - b) > 0.02 * a, "the two teachers differ"
+        assert mixed[f"kd_{name}"] == pytest.approx(0.75 * a + 0.25 * b, rel=1e-4), name
+
+
+def dice_loss(logits, labels):
+    """1 - Dice of the foreground against labels (B, *spatial); sums over the batch, nothing squared."""
+    p = logits.softmax(1)[:, 1:]
+    y = F.one_hot(labels, 3).movedim(-1, 1)[:, 1:]
+    overlap, total = ((x).sum((0, 2, 3, 4)) for x in (p * y, p + y))
+    return float(1 - ((2 * overlap + 1e-5) / (total + 1e-5)).mean())
+
+
+def test_cross_teaching_learns_references_on_labeled_and_pseudo_labels_on_unlabeled_cases(toy, tmp_path):
+    kd = {
+        "distillation": {"weight": 3.0, "ramp": "none", "temperature": 2.0, "direction": "student_teacher"},
+        "unlabeled": {"weight": 0.5, "ramp": "none"},
+        "cross_teaching_weight": 0.25,
+        "pseudo_supervision_weight": 4.0,
+    }
+    trainer = start(toy, "cross teaching", {"cross_teaching": kd})
+    weights = weights_of(trainer, tmp_path)
+    student, first, second = (copy.deepcopy(trainer.network) for _ in range(3))
+    first.load_state_dict(weights["peer 0"], strict=False)
+    second.load_state_dict(weights["peer 1"], strict=False)
+    batch = random_batch(4)
+    batch["target"] = torch.where(torch.arange(4).view(4, 1, 1, 1, 1) < 2, batch["target"][0], 1.0)
+    with torch.no_grad():
+        outputs = [n(batch["data"]) for n in (student, first, second)]
+    found = step(trainer, batch)
+
+    for name, logits in zip(("hard", "hard_teacher1", "hard_teacher2"), outputs, strict=True):
+        expected = float(trainer.loss(logits[:2], batch["target"][:2]))
+        assert found[f"kd_{name}"] == pytest.approx(expected, rel=1e-4), name
+    mean, everywhere = (outputs[1].softmax(1) + outputs[2].softmax(1)) / 2, torch.ones(4, 16, 16, 16)
+    for name, part, weight in (("", slice(2), 3.0), ("_unlabeled", slice(2, 4), 1.5)):
+        kl = soft_label_terms(outputs[0][part], mean[part], everywhere[part], "student_teacher", 2.0)["kl"]
+        assert found[f"kd_distillation{name}"] == pytest.approx(weight * float(kl), rel=1e-4)
+    pseudo = [o[2:].argmax(1) for o in outputs[1:]]
+    crossed = dice_loss(outputs[1][2:], pseudo[1]) + dice_loss(outputs[2][2:], pseudo[0])
+    assert found["kd_cross_teaching"] == pytest.approx(0.5 * 0.25 * crossed, rel=1e-4)
+    supervised = dice_loss(outputs[0][2:], mean[2:].argmax(1))
+    assert found["kd_pseudo_supervision"] == pytest.approx(0.5 * 4 * supervised, rel=1e-4)
+
+
+SETTINGS = {
+    "importance": {"exponent": 4.0, "scale": "paper"},
+    "region_affinity": {"form": "mean", "norm": 1},
+    "attention": {"exponent": 4.0},
+    "pairwise": {"positions": 16},
+    "channel_wise": {"temperature": 1.0},
+}
+
+
+def test_every_setting_of_a_feature_term_has_an_effect(toy):
+    batch, plain = random_batch(2), {term: {"weight": 1.0} for term in SETTINGS}
+    usual = step(start(toy, "feature", {"features": plain}), batch)
+    for i in range(2):
+        settings = {term: dict([list(keys.items())[i % len(keys)]]) for term, keys in SETTINGS.items()}
+        changed = step(start(toy, "feature", {"features": merged(plain, settings)}), batch)
+        for term, setting in settings.items():
+            assert abs(changed[f"kd_{term}"] - usual[f"kd_{term}"]) > 1e-3 * usual[f"kd_{term}"], (term, setting)
+
+
+@pytest.mark.parametrize("training", ["ensemble", "several, stored", "feature"])
+def test_mixup_mixes_what_the_teachers_say_as_it_mixes_the_images(toy, training):
+    mixup = {"augmentation": {"mixup": {"probability": 1.0, "alpha": 5.0}}}
+    kd = {"distillation": {**TERMS, "deep_supervision": False}, "unlabeled": {"fraction": 0.0}}
+    trainer = start(toy, training, kd, mixup, NO_FEATURES)
+    batch, seen = random_batch(2), []
+    trainer.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().clone()))
+    (t, inside), (other, _) = soft_labels(2), soft_labels(2, seed=3)
+    inside[:] = True
+    if training == "feature":
+        found = step(trainer, batch)
+    else:
+        teachers = [(t, inside), (other, inside)] if "stored" in training else [(t, inside)]
+        found = step(trainer, with_channels(batch, *teachers))
+    images, swapped = batch["data"], batch["data"].flip(0)
+    (mixed,) = seen
+    share = float(((mixed - swapped) * (images - swapped)).sum() / (images - swapped).square().sum())
+    assert 0.5 <= share < 0.999
+    torch.testing.assert_close(mixed, share * images + (1 - share) * swapped, rtol=1e-3, atol=1e-4)
+    if training == "feature":  # a teacher in memory sees the mixed image itself
+        with torch.no_grad():
+            taught = network_of(toy.results / TEACHER)(mixed).softmax(1)
+    else:
+        taught = (t + other) / 2 if "stored" in training else t
+        taught = share * taught + (1 - share) * taught.flip(0)
+    outputs = outputs_of(trainer, {"data": mixed})
+    for name, value in soft_label_terms(outputs[0], taught, inside).items():
+        assert found[f"kd_{name}"] == pytest.approx(TERMS[name]["weight"] * float(value), rel=2e-3), name
+    hard = [trainer.loss(outputs, [x if how is None else x.flip(how) for x in batch["target"]]) for how in (None, 0)]
+    assert found["kd_hard"] == pytest.approx(float(share * hard[0] + (1 - share) * hard[1]), rel=1e-3)
+
+
+def stored(toy, name, case):
+    """The values on disk (C - 1, z, y, x) of the store whose folder begins with a name."""
+    folders = sorted((toy.preprocessed / "kd_softlabels").glob(f"{name}*"))
+    (file,) = folders[0].rglob(f"{case}.b2nd")
+    return blosc2.open(str(file))[:] / 255
+
+
+@pytest.fixture(scope="module", name="wide")
+def _wide(toy):
+    """Teachers that see a whole case in one window, so that a prediction is written down in a few lines."""
+    plans = json.loads((toy.preprocessed / "Teacher.json").read_text())
+    for name, folds in (("Wide", (0, 1)), ("Other", (2,))):
+        folder = make_teacher(toy, name, folds)
+        plans["plans_name"] = name
+        plans["configurations"][CONFIGURATION]["patch_size"] = [24, 24, 24]
+        (folder / "plans.json").write_text(json.dumps(plans))
+    return [toy.results / TEACHER.replace("Teacher__3d", f"{n}__3d") for n in ("Wide", "Other")]
+
+
+def logits_of_case(toy, folder, fold, axes=ALL_AXES):
+    """Mean logits (C, z, y, x) of case_0 over mirrored images, padded as nnU-Net pads them."""
+    image = torch.from_numpy(blosc2.open(str(toy.preprocessed / f"nnUNetPlans_{CONFIGURATION}" / "case_0.b2nd"))[:])
+    room = [(24 - s) // 2 for s in image.shape[1:]]
+    padding = [p for s, r in reversed(list(zip(image.shape[1:], room, strict=True))) for p in (r, 24 - s - r)]
+    inner = (slice(None), *(slice(r, r + s) for r, s in zip(room, image.shape[1:], strict=True)))
+    network, padded = network_of(folder, fold), F.pad(image, padding)[None]
+    with torch.no_grad():
+        predictions = [network(padded.flip(a)).flip(a) for a in axes]
+    return torch.stack(predictions).mean(0)[0][inner]
+
+
+@pytest.mark.parametrize("mirroring", [True, False])
+@pytest.mark.parametrize("combine", ["probabilities", "logits"])
+def test_exported_soft_labels_are_means_over_mirrored_images_and_over_networks(toy, wide, combine, mirroring):
+    name = f"{combine}-{mirroring}"
+    kd = {
+        "teachers": [{"folder": wide[0].name, "folds": [0, 1]}, {"folder": wide[1].name, "folds": [2]}],
+        "ensemble": {"name": name, "combine": combine, "mirroring": mirroring, "use_gaussian": False},
+    }
+    write_plans(toy, "Student", kd)
+    main(["softlabels", "-d", "900", "-c", CONFIGURATION, "-p", "Student", "-f", "0", "-device", "cpu"])
+    axes = ALL_AXES if mirroring else [()]
+    a, b, c = (logits_of_case(toy, f, fold, axes) for f, fold in ((wide[0], 0), (wide[0], 1), (wide[1], 2)))
+    if combine == "logits":
+        expected = (((a + b) / 2).softmax(0) + c.softmax(0)) / 2
+    else:
+        expected = (a.softmax(0) + b.softmax(0) + c.softmax(0)) / 3
+    np.testing.assert_allclose(stored(toy, name, "case_0"), expected[1:].numpy(), atol=1.5 / 255)
+
+
+def test_windows_of_the_teachers_are_those_of_the_plans(toy):
+    ensemble = {"name": "windows", "step_size": 0.25, "use_gaussian": True, "mirroring": False}
+    write_plans(toy, "Student", {"teachers": [{"folder": TEACHER, "folds": [0]}], "ensemble": ensemble})
+    main(["softlabels", "-d", "900", "-c", CONFIGURATION, "-p", "Student", "-device", "cpu"])
+    image = blosc2.open(str(toy.preprocessed / f"nnUNetPlans_{CONFIGURATION}" / "case_0.b2nd"))[:]
+    found = stored(toy, "windows", "case_0")
+    predictions = {}
+    for step_size in (0.25, 0.5):
+        predictor = predictor_of(toy.results / TEACHER, step_size=step_size)
+        logits = predictor.predict_sliding_window_return_logits(torch.from_numpy(image)).float()
+        predictions[step_size] = logits.softmax(0)[1:].numpy()
+    np.testing.assert_allclose(found, predictions[0.25], atol=1.5 / 255)
+    assert np.abs(found - predictions[0.5]).max() > 5 / 255
+
+
+def test_soft_labels_of_several_teachers_are_those_of_each_alone(toy, wide):
+    kd = {
+        "teachers": [{"folder": wide[0].name, "folds": [0, 1]}],
+        "multi_teacher": {"source": "stored"},
+        "ensemble": {"name": "each", "use_gaussian": False},
+        **NO_FEATURES,
+    }
+    write_plans(toy, "Student", kd)
+    main(["softlabels", "-d", "900", "-c", CONFIGURATION, "-p", "Student", "-device", "cpu"])
+    expected = [logits_of_case(toy, wide[0], fold).softmax(0)[1:].numpy() for fold in (0, 1)]
+    files = sorted((toy.preprocessed / "kd_softlabels").glob("each*/*/case_0.b2nd"))
+    found = [blosc2.open(str(f))[:] / 255 for f in files]
+    assert len(found) == 2
+    closest = [int(np.argmin([np.abs(f - e).max() for e in expected])) for f in found]
+    assert sorted(closest) == [0, 1]
+    for values, i in zip(found, closest, strict=True):
+        np.testing.assert_allclose(values, expected[i], atol=1.5 / 255)
+
+
+@pytest.mark.parametrize("training", TRAININGS)
+def test_a_student_does_not_mirror_at_prediction_unless_it_is_told_to(toy, training):
+    for mirroring, passes in ((False, 1), (True, 8)):
+        trainer = start(toy, training, {"role": "student", "student": {"mirroring": mirroring}})
+        folder = toy.results / f"{TRAININGS[training][0]}__Student__{CONFIGURATION}"
+        trainer.save_checkpoint(str(folder / "fold_0" / "checkpoint_final.pth"))
+        saved = torch.load(folder / "fold_0" / "checkpoint_final.pth", weights_only=False)
+        assert bool(saved["inference_allowed_mirroring_axes"]) == mirroring
+        predictor, calls = predictor_of(folder, mirroring=True), []
+        predictor.network.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        predictor.predict_sliding_window_return_logits(torch.zeros(1, 16, 16, 16))
+        assert len(calls) == passes
+
+
+def test_a_teacher_mirrors_at_prediction(toy):
+    saved = torch.load(toy.results / TEACHER / "fold_0" / "checkpoint_final.pth", weights_only=False)
+    assert saved["inference_allowed_mirroring_axes"] == (0, 1, 2)
+
+
+@pytest.mark.parametrize("how", ["inherit", "best_member"])
+@pytest.mark.parametrize("training", ["ensemble", "feature", "several", "several, stored"])
+def test_a_student_starts_from_the_member_with_the_highest_validation_dice(toy, training, how):
+    for fold, dice in ((0, 0.3), (1, 0.9), (2, 0.6)):
+        folder = toy.results / TEACHER / f"fold_{fold}" / "validation"
+        folder.mkdir(exist_ok=True)
+        content = {"foreground_mean": {"Dice": dice}, "metric_per_case": []}
+        (folder / "summary.json").write_text(json.dumps(content))
+    folds = [0] if training == "feature" else [0, 1, 2]
+    quick = {"ensemble": {"mirroring": False}, "unlabeled": {"fraction": 0.0}}
+    kd = {"student": {"start": how}, "teachers": [{"folder": TEACHER, "folds": folds}], **quick}
+    trainer = start(toy, training, kd)
+    best = torch.load(
+        toy.results / TEACHER / f"fold_{0 if training == 'feature' else 1}" / "checkpoint_final.pth", weights_only=False
+    )["network_weights"]
+    assert all(torch.equal(v, best[k]) for k, v in trainer.network.state_dict().items())
