@@ -22,7 +22,7 @@ class Candidate:
     Attributes:
         name: in the tables.
         models: its model folders, which predict one after another.
-        mirroring: False for none; else as their checkpoints say.
+        mirroring: False for none; else over the axes that their checkpoints allow.
     """
 
     name: str
@@ -93,7 +93,7 @@ def find_cases(images: Path, model: TeacherModel, number: int | None) -> dict[st
 
     Args:
         images: folder of CASE_0000.ENDING, CASE_0001.ENDING ...
-        model: says ending and number of channels.
+        model: gives file ending and number of channels.
         number: of cases; None for all.
 
     Raises:

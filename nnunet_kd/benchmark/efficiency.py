@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from nnunet_kd.teachers.model import TeacherModel, find_model, load_checkpoint_f
 from nnunet_kd.utilities.errors import UserError
 
 CHECKPOINT = "checkpoint_final.pth"
+SUMMED = ("networks", "parameters", "passes_per_case", "flops_per_case", "macs_per_case")  # over model folders
 
 
 @dataclass(frozen=True)
@@ -96,28 +97,6 @@ class ModelCost:
     configuration: str | None
 
 
-def count_cost(
-    name: str,
-    model_folder: Path,
-    folds: Sequence[int | str] | None = None,
-    mirroring: bool | None = None,
-    image_shape: Sequence[int] | None = None,
-) -> ModelCost:
-    """Counts the cost of a model folder.
-
-    Args:
-        name: of the model.
-        model_folder: ``TRAINER__PLANS__CONFIGURATION`` with finished folds.
-        folds: None for every finished fold.
-        mirroring: False for none, as ``nnUNetv2_predict --disable_tta``; else over the axes that the checkpoint allows.
-        image_shape: voxels (z, y, x) of the preprocessed case; None for the median image of the data set.
-
-    Raises:
-        UserError: when the folder, a fold or a checkpoint is missing or unreadable.
-    """
-    return count_models(name, [find_model(model_folder, folds)], mirroring, image_shape)
-
-
 def count_models(
     name: str,
     models: Sequence[TeacherModel],
@@ -126,33 +105,22 @@ def count_models(
 ) -> ModelCost:
     """Counts the cost of one or more model folders (``ModelSpec.find``), which predict a case one after another.
 
-    Other arguments and errors as for :func:`count_cost`.
+    Args:
+        name: of the model.
+        models: its folders and folds.
+        mirroring: False for none, as ``nnUNetv2_predict --disable_tta``; else over the axes that the checkpoints allow.
+        image_shape: voxels (z, y, x) of the preprocessed case; None for the median image of the data set.
+
+    Raises:
+        UserError: when a checkpoint is unreadable.
     """
     costs = [_count(name, model, mirroring, image_shape) for model in models]
-    if len(costs) == 1:
-        return costs[0]
-
-    def total(key: str) -> int:
-        return sum(getattr(c, key) for c in costs)
-
-    def common(key: str) -> Any:
-        return getattr(costs[0], key) if len({getattr(c, key) for c in costs}) == 1 else None
-
-    return ModelCost(
-        name=name,
-        networks=total("networks"),
-        parameters=total("parameters"),
-        flops_per_patch=common("flops_per_patch"),
-        macs_per_patch=common("macs_per_patch"),
-        windows=common("windows"),
-        mirrors=common("mirrors"),
-        passes_per_case=total("passes_per_case"),
-        flops_per_case=total("flops_per_case"),
-        macs_per_case=total("macs_per_case"),
-        patch_size=common("patch_size"),
-        input_channels=common("input_channels"),
-        configuration=common("configuration"),
-    )
+    whole: dict[str, Any] = {"name": name}
+    for key in (f.name for f in fields(ModelCost) if f.name != "name"):
+        values = [getattr(c, key) for c in costs]
+        common = values[0] if len(set(values)) == 1 else None
+        whole[key] = sum(values) if key in SUMMED else common
+    return ModelCost(**whole)
 
 
 def _count(name: str, model: TeacherModel, mirroring: bool | None, image_shape: Sequence[int] | None) -> ModelCost:

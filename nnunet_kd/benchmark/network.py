@@ -35,7 +35,7 @@ def time_networks(
     is not part of it.
 
     Args:
-        candidates: all loaded at once; they take turns on each case, and begin with a turn that is not counted.
+        candidates: all loaded at once; they predict each case one after another, the first case once more as warm-up.
         conditions: cases, runs and device.
         bar: advanced by one for each case.
 

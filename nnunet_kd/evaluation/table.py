@@ -22,6 +22,12 @@ def by_method(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     return wide.set_axis(list(wide), axis=1)
 
 
+def failed_by_method(table: pd.DataFrame) -> pd.DataFrame:
+    """Whether a method (columns) misses or invents the structure of a case and label (rows)."""
+    wide = structures(table)["failed"].unstack("method")
+    return wide.set_axis(list(wide), axis=1)
+
+
 def case_means(values: pd.DataFrame) -> pd.DataFrame:
     """Mean over the labels of each case that have a value, NaN where none has.
 

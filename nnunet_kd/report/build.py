@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
+import pandas as pd
 
 from nnunet_kd.benchmark.efficiency import count_models
 from nnunet_kd.evaluation.folder import evaluate_folder
@@ -133,18 +133,9 @@ def _fronts(costs: Mapping[str, Cost], numbers: Numbers) -> dict[str, tuple[str,
 def _compare_calibration(
     results: Sequence[Calibration], reference: str, numbers: Numbers
 ) -> dict[str, PairedComparison]:
-    by_name = {r.method: r for r in results}
-    if reference not in by_name:
-        return {}
-
-    def errors(name: str) -> np.ndarray:
-        return np.array([by_name[name].case_errors.get(c, np.nan) for c in numbers.cases])
-
-    return {
-        name: compare_paired(errors(name), errors(reference), numbers.groups, higher_is_better=False)
-        for name in by_name
-        if name != reference
-    }
+    errors = pd.DataFrame({c.method: c.case_errors for c in results}, index=list(numbers.cases))
+    others = [name for name in errors if name != reference] if reference in errors else []
+    return {n: compare_paired(errors[n], errors[reference], numbers.groups, higher_is_better=False) for n in others}
 
 
 def _provenance(

@@ -1,4 +1,4 @@
-"""Are probabilities what they say? Reliability, expected calibration error and entropy."""
+"""Calibration of probabilities: reliability, expected calibration error and entropy."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

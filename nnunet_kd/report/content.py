@@ -20,7 +20,7 @@ from nnunet_kd.report.provenance import Provenance
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that page and files say.
+    """The content of page and files.
 
     Attributes:
         title: of the page.

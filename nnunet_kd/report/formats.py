@@ -31,7 +31,7 @@ def significant(value: float | None, digits: int = 3) -> str:
 
 
 def structures(left_out: int) -> str:
-    """What is said behind a case's value of which structures are left out; nothing where none is."""
+    """What follows a case's value where structures are left out of it, or nothing."""
     return f" ({left_out} missed or invented)" if left_out else ""
 
 

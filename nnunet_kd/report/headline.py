@@ -36,7 +36,7 @@ def make_headline(
     """Difference from the ensemble, gain over the twin, ratio of cost.
 
     Args:
-        numbers: the report's; its first shown metric is the one that is spoken of.
+        numbers: the report's; the headline is about its first shown metric.
         costs: of the methods, where known.
         significance: how p-values were judged.
         device: where times were measured.

@@ -80,7 +80,7 @@ def find_leakage(method: str, models: Sequence[TeacherModel], cases: Sequence[st
 
 
 def training_cases(model: TeacherModel) -> set[str] | None:
-    """Cases that any of the folds of a model trained on, or None where nothing says so.
+    """Cases that any of the folds of a model trained on, or None where they are not known.
 
     The preprocessed data and their splits know it. Without them, what the other folds of the folder have validated is
     what these trained on; fold ``all`` validates on its training cases.

@@ -78,7 +78,7 @@ def parse_methods(texts: Sequence[str]) -> tuple[Method, ...]:
 def choose_roles(
     names: Sequence[str], student: str | None = None, ensemble: str | None = None, twin: str | None = None
 ) -> Roles:
-    """Roles as named, the others by what the methods' names say.
+    """Roles as given, the others guessed from the methods' names.
 
     Without a hint, the first method is the ensemble and the next one without a role the student. A twin is never
     guessed.

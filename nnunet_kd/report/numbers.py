@@ -1,17 +1,18 @@
 """Every number of the report, made from one long table; page and files only write them down."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from nnunet_kd.evaluation.statistics import Significance, adjust, compare_paired
-from nnunet_kd.evaluation.table import by_method, case_means, distance_unit, nan_mean, structures
-from nnunet_kd.report.measurements import DISTANCES, HIGHER_IS_BETTER, MEAN, of_label, on_common
+from nnunet_kd.evaluation.statistics import Significance
+from nnunet_kd.evaluation.table import by_method, case_means, distance_unit, failed_by_method, structures
+from nnunet_kd.report.measurements import DISTANCES, HIGHER_IS_BETTER, MEAN, on_common
 from nnunet_kd.report.methods import Roles
+from nnunet_kd.report.scores import compare_methods, score_methods
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,92 +167,17 @@ def compute_numbers(
         groups: group (patient) of each case.
         settings: of the evaluation.
     """
-    methods, labels, metrics = (list(table[column].cat.categories) for column in ("method", "label", "metric"))
-    failed = failed_by_method(table)
-    values = {metric: by_method(table, metric) for metric in metrics}
-    scores = [
-        {"method": method, "metric": metric, "label": label, **score}
-        for metric in metrics
-        for label in (*labels, MEAN)
-        for method, score in _scores(of_label(values[metric], label), of_label(failed, label)).items()
-    ]
-    pairs = [(name, roles.reference) for name in methods if name != roles.reference]
-    if roles.twin is not None and roles.twin != roles.reference:
-        pairs.append((roles.student, roles.twin))
-    tests = [
-        _test(of_label(values[metric], label), of_label(failed, label), metric, label, pair, groups)
-        for metric in shown
-        for pair in pairs
-        for label in ((*labels, MEAN) if len(labels) > 1 else (MEAN,))
-    ]
     counts = structures(table)[["present", "missed", "absent", "invented"]]
     return Numbers(
-        table, roles, tuple(shown), None if groups is None else tuple(groups), settings or {}, pd.DataFrame(scores),
-        counts.groupby(["method", "label"], observed=True).sum().reset_index(),
-        _judge(pd.DataFrame(tests), significance),
-    )  # fmt: skip
-
-
-def failed_by_method(table: pd.DataFrame) -> pd.DataFrame:
-    """Whether a method (columns) misses or invents the structure of a case and label (rows)."""
-    wide = structures(table)["failed"].unstack("method")
-    return wide.set_axis(list(wide), axis=1)
-
-
-def _scores(values: pd.DataFrame, failed: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Scores of all methods for a metric and class, on their own and on what the comparable ones have."""
-    has_class = np.isfinite(values).groupby("label", observed=True).any()
-    comparable = has_class[has_class.any(axis=1)].all()
-    own = case_means(values)
-    common, failures = on_common(values, failed, list(values.columns[comparable]))
-    scores = {}
-    for method in values:
-        mean, sd, median, n = _describe(own[method])
-        common_mean, common_sd, _, common_n = _describe(common.get(method, pd.Series(dtype=float)))
-        scores[method] = {
-            "mean": mean, "sd": sd, "median": median, "n": n, "undefined": len(own) - n, "common_mean": common_mean,
-            "common_sd": common_sd, "common_n": common_n, "failures": int(failures[method]),
-        }  # fmt: skip
-    return scores
-
-
-def _describe(values: pd.Series) -> tuple[float, float, float, int]:
-    """Mean, sample standard deviation, median and number of what is not NaN; the first three are NaN without any."""
-    v = values.dropna().to_numpy()
-    mean, median = (float(f(v)) if v.size else float("nan") for f in (np.mean, np.median))
-    return mean, float(v.std(ddof=1)) if v.size > 1 else float("nan"), median, v.size
-
-
-def _test(
-    values: pd.DataFrame,
-    failed: pd.DataFrame,
-    metric: str,
-    label: str,
-    pair: tuple[str, str],
-    groups: Sequence[str] | None,
-) -> dict[str, Any]:
-    """One comparison, its p-value not corrected yet."""
-    first, second = pair
-    means, failures = on_common(values, failed, [first, second])
-    a, b = means[first].to_numpy(), means[second].to_numpy()
-    return {
-        "first": first, "second": second, "metric": metric, "label": label,
-        "first_mean": float(nan_mean(a, axis=0)), "second_mean": float(nan_mean(b, axis=0)),
-        "first_failures": int(failures[first]), "second_failures": int(failures[second]),
-        **asdict(compare_paired(a, b, groups, HIGHER_IS_BETTER[metric])),
-    }  # fmt: skip
-
-
-def _judge(tests: pd.DataFrame, significance: Significance) -> pd.DataFrame:
-    """Corrects the p-values of each metric together."""
-    adjusted = tests["p"]
-    if significance.correction is not None:
-        correction = significance.correction
-        adjusted = tests.groupby("metric")["p"].transform(lambda p: adjust(p, correction))
-    position = tests.columns.get_loc("second_failures") + 1
-    tests.insert(position, "p_adjusted", adjusted)
-    tests.insert(position + 1, "significant", adjusted < significance.level)
-    return tests
+        table=table,
+        roles=roles,
+        shown=tuple(shown),
+        groups=None if groups is None else tuple(groups),
+        settings=settings or {},
+        scores=score_methods(table),
+        structures=counts.groupby(["method", "label"], observed=True).sum().reset_index(),
+        tests=compare_methods(table, roles, shown, significance, groups),
+    )
 
 
 def failed_apart(test: Any) -> str:

@@ -54,11 +54,6 @@ class Plots:
     soft_labels: list[Plot] = field(default_factory=list)
     styles: dict[str, MethodStyle] = field(default_factory=dict)
 
-    def all(self) -> list[Plot]:
-        """Every figure, in the page's order."""
-        cases = [plot for plots in self.cases.values() for plot in plots]
-        return [*self.accuracy, *self.paired, *self.cost, *self.calibration, *cases, *self.soft_labels]
-
 
 def cost_points(costs: Mapping[str, Cost]) -> dict[str, dict[str, float]]:
     """Parameters (million) and median network seconds of each method that has them."""

@@ -45,7 +45,7 @@ def soft_label_entropy(folder: Path) -> SoftLabelEntropy:
     if not cases:
         raise UserError(f"{folder}: the store holds no case yet; finish nnUNetv2_kd softlabels.")
     spread = np.linspace(0, len(cases) - 1, min(len(cases), MOST_CASES)).round().astype(int)
-    with tqdm(spread, desc="entropy of soft labels", unit="case") as bar:  # closed before any sentence is said
+    with tqdm(spread, desc="entropy of soft labels", unit="case") as bar:  # closed before an error is printed
         mean = {cases[i]: _mean(store, cases[i]) for i in bar}
     ordered = sorted(mean, key=lambda case: mean[case])
     chosen = {"lowest": ordered[0], "median": ordered[(len(ordered) - 1) // 2], "highest": ordered[-1]}

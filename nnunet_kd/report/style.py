@@ -116,7 +116,7 @@ def inline_svg(svg: str, stem: str, description: str) -> str:
     Args:
         svg: what :func:`save_plot` returned.
         stem: prefix of the ids.
-        description: what screen readers say; escaped by the caller.
+        description: for screen readers; escaped by the caller.
     """
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)

@@ -26,7 +26,7 @@ MARK = "○"
 
 
 class Cell(NamedTuple):
-    """What a cell says, whether it is the best of its column, and whether a ring marks it as significant."""
+    """A cell's text, whether it is the best of its column, and whether a ring marks it as significant."""
 
     text: str
     best: bool = False
@@ -146,7 +146,7 @@ def accuracy_table(numbers: Numbers) -> Table:
 
 def spread_table(numbers: Numbers) -> Table:
     """Mean and standard deviation of all metrics that have a better and a worse, mean over classes."""
-    # VOE says what IoU says
+    # VOE is 1 - IoU
     metrics = [m for m in numbers.metrics if m in HIGHER_IS_BETTER and m != "IoU"]
     best = {m: numbers.best(m) for m in metrics}
     rows = []

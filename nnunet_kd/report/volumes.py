@@ -46,7 +46,7 @@ class Geometry:
 
     @classmethod
     def of(cls, properties: Mapping[str, Any]) -> "Geometry":
-        """Geometry from what nnU-Net's readers say of an image.
+        """Geometry from the properties that nnU-Net's readers give.
 
         With a direction (SimpleITK's readers), the displayed axes run towards the patient's head, back and left;
         otherwise the array is shown as it is stored.

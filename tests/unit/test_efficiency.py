@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nnunet_kd.benchmark.efficiency import ModelSpec, count_cost, count_models, parse_model
+from nnunet_kd.benchmark.efficiency import ModelSpec, count_models, parse_model
 from nnunet_kd.teachers.model import find_model
 from nnunet_kd.utilities.errors import UserError
 from tests.unit.test_plan_command import make_model
@@ -34,6 +34,10 @@ def model(results: Path, name: str = "nnUNetTrainer__nnUNetPlans__3d_fullres", a
     return folder
 
 
+def count(name: str, folder: Path, folds=None, **options):
+    return count_models(name, [find_model(folder, folds)], **options)
+
+
 def flops(module: nn.Module, *shape: int) -> int:
     with FlopCounterMode(display=False) as counter:
         module(torch.zeros(1, *shape))
@@ -51,14 +55,14 @@ def test_flops_of_a_transposed_convolution_by_hand():
 
 
 def test_flops_of_a_whole_network_by_hand(results):
-    cost = count_cost("teacher", model(results))
+    cost = count("teacher", model(results))
     assert cost.macs_per_patch == sum(MACS)
     assert cost.flops_per_patch == 2 * sum(MACS)
 
 
 def test_parameters_and_passes_of_folds_and_mirrors(results):
     folder = model(results)
-    cost, one = count_cost("two", folder), count_cost("one", folder, (1,))
+    cost, one = count("two", folder), count("one", folder, (1,))
     weights = (27 * 16 + 16, 27 * 16 * 32 + 32, 27 * 32 * 64 + 64, 8 * 64 * 32 + 32, 27 * 64 * 32 + 32)
     weights += (8 * 32 * 16 + 16, 27 * 32 * 16 + 16)
     norms, heads = 2 * (16 + 32 + 64 + 32 + 16), (32 * 3 + 3) + (16 * 3 + 3)  # one head for each deep supervision
@@ -71,24 +75,24 @@ def test_parameters_and_passes_of_folds_and_mirrors(results):
 
 def test_mirroring_is_the_checkpoints_and_can_be_switched_off(results):
     student = model(results, "A__nnUNetPlans__3d_fullres", axes=None)
-    assert count_cost("student", student).mirrors == count_cost("student", student, mirroring=True).mirrors == 1
-    assert count_cost("half", model(results, "B__nnUNetPlans__3d_fullres", axes=(1, 2))).mirrors == 4
-    assert count_cost("off", model(results, "C__nnUNetPlans__3d_fullres"), mirroring=False).mirrors == 1
+    assert count("student", student).mirrors == count("student", student, mirroring=True).mirrors == 1
+    assert count("half", model(results, "B__nnUNetPlans__3d_fullres", axes=(1, 2))).mirrors == 4
+    assert count("off", model(results, "C__nnUNetPlans__3d_fullres"), mirroring=False).mirrors == 1
 
 
 def test_windows_of_a_given_image(results):
-    assert count_cost("x", model(results), image_shape=(16, 16, 8)).windows == 1
-    assert count_cost("x", model(results, "A__nnUNetPlans__3d_fullres"), image_shape=(32, 16, 8)).windows == 3
+    assert count("x", model(results), image_shape=(16, 16, 8)).windows == 1
+    assert count("x", model(results, "A__nnUNetPlans__3d_fullres"), image_shape=(32, 16, 8)).windows == 3
     flat = model(results, "A__nnUNetPlans__2d", axes=(0, 1))
-    assert count_cost("x", flat, image_shape=(5, 32, 16)).windows == 5 * 3
-    assert count_cost("x", flat).windows == 10 * 2 * 2  # median: 10 slices of 24 x 20
+    assert count("x", flat, image_shape=(5, 32, 16)).windows == 5 * 3
+    assert count("x", flat).windows == 10 * 2 * 2  # median: 10 slices of 24 x 20
 
 
 def test_folders_of_an_ensemble_add_up(results):
     a = model(results, "A__nnUNetPlans__3d_fullres")
     b = model(results, "B__nnUNetPlans__3d_fullres", folds=(0,))
     flat = model(results, "A__nnUNetPlans__2d", axes=(0, 1), folds=(0,))
-    one = count_cost("one", b)
+    one = count("one", b)
     same = count_models("same", [find_model(a), find_model(b)])
     assert (same.networks, same.parameters) == (3, 3 * one.parameters)
     assert (same.passes_per_case, same.flops_per_case) == (3 * one.passes_per_case, 3 * one.flops_per_case)
@@ -131,7 +135,7 @@ def test_missing_models_and_folds_are_named(results):
         ModelSpec("m", ((Path("nowhere"), None),)).find()
     folder = model(results)
     with pytest.raises(UserError, match=r"fold_7.*nnUNetv2_train Dataset900_Toy 3d_fullres 7 -tr nnUNetTrainer"):
-        count_cost("m", folder, (7,))
+        count("m", folder, (7,))
     (folder / "fold_0" / "checkpoint_final.pth").write_bytes(b"no checkpoint")
     with pytest.raises(UserError, match="not a readable nnU-Net checkpoint"):
-        count_cost("m", folder)
+        count("m", folder)

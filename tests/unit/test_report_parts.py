@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from nnunet_kd.evaluation.segmentations import LabelDefinition
+from nnunet_kd.report import leakage
 from nnunet_kd.report.calibration import entropy, near_foreground, reliability
 from nnunet_kd.report.costs import Cost, collect_costs, load_benchmark, pareto_front, ratio, same_time
 from nnunet_kd.report.formats import number, probability, significant
@@ -308,6 +309,15 @@ def test_a_student_whose_teachers_saw_its_validation_cases_is_named_and_its_twin
     named = {"student": {"inherit_from": "nnUNetTrainer__P__3d_fullres:1"}}
     heir = model_folders("nnUNetTrainerKDEnsemble", (0,), kd_block(membership="same_fold") | named)
     assert find_leakage("heir", [heir], ["c", "d"]).taught_by == ("c", "d")
+
+
+def test_a_trainer_is_asked_whether_it_had_teachers_and_not_its_name(model_folders, monkeypatch):
+    model_folders("nnUNetTrainer", (0, 1))
+    student = model_folders("TrainerOfAnotherPackage", (0,), kd_block())
+    assert find_leakage("student", [student], ["c", "d"]).taught_by == ()  # not installed
+    trainer = type("TrainerOfAnotherPackage", (), {"starts_from_teacher": True})
+    monkeypatch.setattr(leakage, "recursive_find_trainer_class_by_name", lambda name: trainer)
+    assert find_leakage("student", [student], ["c", "d"]).taught_by == ("c", "d")
 
 
 def test_without_preprocessed_data_the_validations_tell(model_folders, monkeypatch):
