@@ -12,6 +12,8 @@ from nnunet_kd.inheritance.start import named_member
 from nnunet_kd.teachers.ensemble import TeachingEnsemble
 from nnunet_kd.teachers.model import TeacherModel
 from nnunet_kd.teachers.student_data import StudentSpace
+from nnunet_kd.trainers.base import nnUNetTrainerKDBase
+from nnunet_kd.trainers.student import nnUNetTrainerKDStudent
 from nnunet_kd.utilities.errors import UserError
 
 
@@ -139,9 +141,10 @@ def _was_taught(model: TeacherModel, kd: KDConfig) -> bool:
         trainer = recursive_find_trainer_class_by_name(model.trainer_name)
     except Exception:  # of a package that is not installed; nnU-Net imports whatever is in nnUNet_extTrainer
         return False
-    starts_from_teacher = getattr(trainer, "starts_from_teacher", None)  # of this package's trainers
+    if issubclass(trainer, nnUNetTrainerKDStudent):
+        return trainer.source_for(kd).has_teachers
     twin_inherits = kd.student.twin_start == "same" and kd.student.start != "random"
-    return starts_from_teacher is not None and (starts_from_teacher or twin_inherits)
+    return twin_inherits and issubclass(trainer, nnUNetTrainerKDBase)
 
 
 def _count(seen: Sequence[str], total: int) -> str:

@@ -20,6 +20,7 @@ from nnunet_kd.report.style import COLORS, method_styles
 from nnunet_kd.report.volumes import Geometry, Volumes
 from nnunet_kd.softlabels.store import SoftLabelStore
 from nnunet_kd.teachers.model import TeacherModel
+from nnunet_kd.trainers import nnUNetTrainerKDEnsemble
 from nnunet_kd.utilities.errors import UserError
 from tests.unit.test_plan_command import DATASET_JSON, make_plans
 
@@ -315,7 +316,7 @@ def test_a_trainer_is_asked_whether_it_had_teachers_and_not_its_name(model_folde
     model_folders("nnUNetTrainer", (0, 1))
     student = model_folders("TrainerOfAnotherPackage", (0,), kd_block())
     assert find_leakage("student", [student], ["c", "d"]).taught_by == ()  # not installed
-    trainer = type("TrainerOfAnotherPackage", (), {"starts_from_teacher": True})
+    trainer = type("TrainerOfAnotherPackage", (nnUNetTrainerKDEnsemble,), {})
     monkeypatch.setattr(leakage, "recursive_find_trainer_class_by_name", lambda name: trainer)
     assert find_leakage("student", [student], ["c", "d"]).taught_by == ("c", "d")
 
