@@ -20,15 +20,15 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nnunet_kd.config import KDConfig
 from nnunet_kd.networks.family import families
-from nnunet_kd.planning.cost import STOCK_TRAINER, build_for_planning, measure
+from nnunet_kd.planning.cost import measure
 from nnunet_kd.planning.latency import WARM_UP, synchronize
+from nnunet_kd.planning.network import PlannedModel
 from nnunet_kd.planning.plans import compose_plans, load_base_plans
 from nnunet_kd.utilities.environment import dataset_paths
 from nnunet_kd.utilities.errors import UserError
@@ -104,22 +104,17 @@ def measure_student(args: argparse.Namespace, student: str) -> Result:
     else:
         config = from_dict(KDConfig, {"student": {"architecture": student}}, "kd")
         plans = compose_plans(base, "candidate", [args.configuration], config, dataset_json)
-    cm = PlansManager(plans).get_configuration(args.configuration)
-    channels = determine_num_input_channels(PlansManager(plans), cm, dataset_json)
-    x = torch.randn(1, channels, *cm.patch_size, generator=torch.Generator().manual_seed(0)).to(device)
+    model, base_model = (PlannedModel(PlansManager(p), args.configuration, dataset_json) for p in (plans, base))
+    x = torch.randn(1, model.channels, *model.patch, generator=torch.Generator().manual_seed(0)).to(device)
 
-    def build(p: dict) -> torch.nn.Module:
-        manager = PlansManager(p)
-        return build_for_planning(manager, args.configuration, dataset_json, STOCK_TRAINER, "cpu").to(device).eval()
-
-    network = build(plans)
+    network = model.build().to(device).eval()
     memory = peak_memory_mb(network, x)
     latency = {}
     if args.repeats:
-        reference = build(base)
+        reference = base_model.build().to(device).eval()
         latency = {mode: alternate(network, reference, x, mode, args) for mode in MODES[args.device]}
-    cost = measure(PlansManager(plans), args.configuration, dataset_json, student)
-    return Result(cost.parameters, cost.flops_per_patch / 2e9, memory, latency)
+    cost = measure(model, student)
+    return Result(cost.parameters, cost.macs_per_patch / 1e9, memory, latency)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from nnunetv2.utilities.utils import get_identifiers_from_splitted_dataset_folder
 
-from nnunet_kd.benchmark.efficiency import CHECKPOINT, ModelSpec
+from nnunet_kd.benchmark.model_spec import CHECKPOINT, ModelSpec
 from nnunet_kd.teachers.fitness import channel_names
 from nnunet_kd.teachers.model import TeacherModel
 from nnunet_kd.utilities.errors import UserError

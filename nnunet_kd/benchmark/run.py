@@ -18,9 +18,9 @@ from tqdm import tqdm
 import nnunet_kd
 from nnunet_kd.benchmark.candidates import Candidate, Conditions
 from nnunet_kd.benchmark.command import measure_command
-from nnunet_kd.benchmark.efficiency import count_models
 from nnunet_kd.benchmark.measure import ResourceUse, device_memory_reader
 from nnunet_kd.benchmark.network import rotated, time_networks
+from nnunet_kd.planning.cost import count_models
 
 WARM_UP = "one case per model, through the command and through the networks"
 

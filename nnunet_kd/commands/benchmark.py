@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Measures, prints the tables and writes them."""
     from nnunet_kd.benchmark.candidates import Conditions, find_candidates, find_cases
-    from nnunet_kd.benchmark.efficiency import parse_model
+    from nnunet_kd.benchmark.model_spec import parse_model
     from nnunet_kd.benchmark.run import run_benchmark
     from nnunet_kd.benchmark.table import format_benchmark
     from nnunet_kd.utilities.environment import torch_device

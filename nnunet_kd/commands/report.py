@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
 
     from nnunetv2.configuration import default_num_processes
 
-    from nnunet_kd.benchmark.efficiency import parse_model
+    from nnunet_kd.benchmark.model_spec import parse_model
     from nnunet_kd.commands.evaluate import find_dataset_json, parse_tolerances
     from nnunet_kd.evaluation.metrics import MetricSettings
     from nnunet_kd.evaluation.statistics import SIGNIFICANCE_PRESETS

@@ -7,14 +7,11 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.networks.family import families
-from nnunet_kd.planning.cost import STOCK_TRAINER, build_for_planning
+from nnunet_kd.planning.network import PlannedModel, count_parameters
 from nnunet_kd.planning.scaling import widest
 from nnunet_kd.planning.student import StudentSpec, format_student
 from nnunet_kd.utilities.errors import UserError
@@ -61,18 +58,16 @@ def time_network(network: torch.nn.Module, x: torch.Tensor, repeats: int = REPEA
     return statistics.median(times)
 
 
-def time_patch(plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any], device: torch.device) -> Timed:
-    """Times one patch of a configuration as ``nnUNetv2_predict`` would run it (float16 autocast on CUDA).
+def time_patch(model: PlannedModel, device: torch.device) -> Timed:
+    """Times one patch of a model as ``nnUNetv2_predict`` would run it (float16 autocast on CUDA).
 
     The ``spec`` of the result is that of unchanged plans.
     """
-    manager = PlansManager(plans)
-    cm = manager.get_configuration(configuration)
-    network = build_for_planning(manager, configuration, dataset_json, STOCK_TRAINER, "cpu").to(device).eval()
-    x = torch.zeros(1, determine_num_input_channels(manager, cm, dataset_json), *cm.patch_size, device=device)
+    network = model.build().to(device).eval()
+    x = torch.zeros(1, model.channels, *model.patch, device=device)
     with torch.autocast(device.type, enabled=device.type == "cuda"):
         latency_ms = time_network(network, x)
-    return Timed(StudentSpec(), latency_ms, sum(p.numel() for p in network.parameters()))
+    return Timed(StudentSpec(), latency_ms, count_parameters(network))
 
 
 def search(

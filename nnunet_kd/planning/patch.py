@@ -6,50 +6,45 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.networks.base import has_lower_outputs
-from nnunet_kd.planning.cost import STOCK_TRAINER, build_for_planning
+from nnunet_kd.planning.network import PlannedModel
 from nnunet_kd.utilities.errors import UserError
 
 STEPS = (1, 2, 4, 8, 16, 32, 64)
 BATCH_SIZE = 2  # batch normalisation of a single value is impossible
 
 
-def check_patch(plans_manager: PlansManager, configuration: str, dataset_json: dict[str, Any]) -> None:
-    """Builds the network of a configuration and runs one training patch through it, if possible without values.
+def check_patch(model: PlannedModel) -> None:
+    """Builds the network of a model and runs one training patch through it, if possible without values.
 
     Raises:
         UserError: when it cannot take the patch, with the smallest that it can and the nearest that contains the patch;
             when it cannot be built.
     """
-    cm = plans_manager.get_configuration(configuration)
-    where = f"{plans_manager.plans_name}, {configuration}"
-    patch = list(cm.patch_size)
-    strides = cm.configuration["architecture"]["arch_kwargs"].get("strides", [[1] * len(patch)] * 2)
-    channels = determine_num_input_channels(plans_manager, cm, dataset_json)
-    classes = plans_manager.get_label_manager(dataset_json).num_segmentation_heads
+    where, patch = f"{model.plans.plans_name}, {model.configuration}", model.patch
+    architecture = model.manager.configuration["architecture"]
+    strides = architecture["arch_kwargs"].get("strides", [[1] * len(patch)] * 2)
     trials: list[Trial] = []
     unfit: UserError | None = None
     for device in ("meta", "cpu"):  # networks of other libraries may need values
         try:
-            network = build_for_planning(plans_manager, configuration, dataset_json, STOCK_TRAINER, device).train()
+            network = model.build(device).train()
         except UserError as err:
             unfit = err
             continue
-        trials.append(Trial(network, channels, classes, strides, device))
+        trials.append(Trial(network, model.channels, model.classes, strides, device))
         if (found := trials[-1].problem(patch)) is None:
             return
         problem = found
     if unfit is not None and not trials:
         raise unfit
-    name, shown = cm.network_arch_class_name.rpartition(".")[2], "x".join(map(str, patch))
+    name, shown = architecture["network_class_name"].rpartition(".")[2], "x".join(map(str, patch))
     sizes = trials[0].smallest_for(patch)
     if sizes is None:
         raise UserError(
-            f"{where}: {name} cannot be trained on images with {channels} channels, with patches of {shown} or of any "
-            f"other size that was tried: {problem}."
+            f"{where}: {name} cannot be trained on images with {model.channels} channels, with patches of {shown} or "
+            f"of any other size that was tried: {problem}."
         )
     smallest, nearest = sizes
     raise UserError(

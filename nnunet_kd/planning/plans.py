@@ -9,7 +9,7 @@ from typing import Any
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_kd.config import KDConfig
-from nnunet_kd.planning.cost import count_parameters
+from nnunet_kd.planning.network import PlannedModel, count_parameters
 from nnunet_kd.planning.resampling import with_fast_resampling
 from nnunet_kd.planning.student import parse_student, student_architecture
 from nnunet_kd.utilities.errors import UserError
@@ -142,7 +142,8 @@ def compose_plans(
                 **plans,
                 "configurations": {**configurations, c: {**configurations[c], "architecture": architecture}},
             }
-            return max(count_parameters(trial, user, dataset_json) for user in users)
+            models = (PlannedModel(PlansManager(trial), user, dataset_json) for user in users)
+            return max(count_parameters(model.build("meta")) for model in models)
 
         where = f"{base['plans_name']}, {c}"
         configuration["architecture"] = student_architecture(

@@ -4,16 +4,14 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.config import KDConfig
 from nnunet_kd.inheritance.pairs import CannotInheritError
 from nnunet_kd.inheritance.start import best_member, inherit, named_member
-from nnunet_kd.planning.cost import STOCK_TRAINER, build_for_planning
+from nnunet_kd.planning.network import PlannedModel
 from nnunet_kd.planning.student import StudentSpec, format_student
 from nnunet_kd.teachers.model import find_teachers
 from nnunet_kd.teachers.student_data import StudentSpace
@@ -38,20 +36,11 @@ def shapes(spec: StudentSpec) -> list[StudentSpec]:
     return [dataclasses.replace(spec, blocks=blocks, decoder_convolutions=decoder) for blocks, decoder in SHAPES]
 
 
-def untrained_dice(
-    plans: dict[str, Any],
-    configuration: str,
-    dataset_json: dict[str, Any],
-    config: KDConfig,
-    preprocessed: Path,
-    results: Path,
-) -> float:
-    """Mean Dice, on patches, of the student that plans describe, as a reconstruction of its best teacher.
+def untrained_dice(model: PlannedModel, config: KDConfig, preprocessed: Path, results: Path) -> float:
+    """Mean Dice, on patches, of a student as a reconstruction of its best teacher.
 
     Args:
-        plans: KD plans.
-        configuration: one of theirs.
-        dataset_json: of the data set.
+        model: the student, by KD plans.
         config: names the teachers.
         preprocessed: ``nnUNet_preprocessed/DatasetXXX_NAME``.
         results: ``nnUNet_results/DatasetXXX_NAME``.
@@ -59,12 +48,11 @@ def untrained_dice(
     Raises:
         UserError: without a finished teacher, preprocessed data, or for a student that cannot inherit.
     """
-    manager = PlansManager(plans)
-    space = StudentSpace(manager, configuration, dataset_json, preprocessed, None)
+    space = StudentSpace(model.plans, model.configuration, model.dataset_json, preprocessed, None)
     if config.student.inherit_from:
         member = named_member(config.student.inherit_from, results)
     else:
-        member = best_member(find_teachers(config, manager.plans_name, configuration, results))
+        member = best_member(find_teachers(config, model.plans.plans_name, model.configuration, results))
     cases = list(space.dataset.identifiers)
     for case in cases:
         space.load_case(case)  # refuses what nnU-Net's data loader would run
@@ -72,10 +60,9 @@ def untrained_dice(
     dataset = infer_dataset_class(folder)
     measured = cases[::MEASURED]
     rest = [c for c in cases if c not in measured] or cases
-    network = build_for_planning(manager, configuration, dataset_json, STOCK_TRAINER, "cpu")
     datasets = dataset(folder, rest), dataset(folder, measured)
     try:
-        scores = inherit(network, member, space, *datasets, torch.device("cpu"), progress=False)
+        scores = inherit(model.build(), member, space, *datasets, torch.device("cpu"), progress=False)
     except CannotInheritError as err:
         raise UserError(f"--rank dice: the student cannot inherit, {err}; leave --rank out.") from err
     return 1.0 if scores is None else float(scores.student.nanmean())

@@ -83,6 +83,18 @@ def parse_student(text: str) -> StudentSpec:
     )
 
 
+def join_params(student: str | None, params: str | None) -> str | None:
+    """``--student`` with the budget of ``--params``.
+
+    Raises:
+        UserError: for a budget that is no number.
+    """
+    if params is None:
+        return student
+    parse_number(params)
+    return f"params={params}" if student in (None, "same") else f"{student},params={params}"
+
+
 def parse_number(text: str) -> int:
     """Reads ``350000``, ``500k`` or ``1.5M``.
 

@@ -4,11 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
 from nnunet_kd.losses.feature_distillation import FeatureSettings
-from nnunet_kd.planning.cost import build_for_planning
+from nnunet_kd.planning.draft import Draft
+from nnunet_kd.planning.network import PlannedModel
 from nnunet_kd.teachers.feature_taps import choose_pairs, feature_names, measure_features, measure_layers
 from nnunet_kd.utilities.errors import UserError
 
@@ -41,36 +39,43 @@ class TapList:
         return "\n".join([title, *(f"  {line}" for line in lines)])
 
 
-def list_taps(
-    network: str,
-    plans_manager: PlansManager,
-    configuration: str,
-    dataset_json: dict[str, Any],
-    trainer: str,
-    patch: Sequence[int],
-    named: Sequence[str] = (),
-) -> TapList:
-    """FeatureSettings of the network that plans describe, for a patch; on the meta device where the network allows it.
+def list_taps(network: str, model: PlannedModel, patch: Sequence[int], named: Sequence[str] = ()) -> TapList:
+    """Features of the network of a model, for a patch; on the meta device where the network allows it.
 
     Args:
         network: name in the list.
-        plans_manager: plans that describe the network.
-        configuration: configuration of these plans.
-        dataset_json: gives input channels and classes.
-        trainer: trainer that builds the network.
+        model: builds the network.
         patch: spatial size of the input; the student's patch for teachers too.
         named: further features, which the user has named.
 
     Raises:
         UserError: when the network cannot take the patch, or has no feature of that name.
     """
-    inputs = determine_num_input_channels(plans_manager, plans_manager.get_configuration(configuration), dataset_json)
-    shape = (inputs, *patch)
-    plans = (plans_manager, configuration, dataset_json, trainer)
+    shape = (model.channels, *patch)
     try:
-        return _measure(network, build_for_planning(*plans, "meta"), shape, named)
+        return _measure(network, model.build("meta"), shape, named)
     except (NotImplementedError, UserError):  # a network that needs values, not only shapes
-        return _measure(network, build_for_planning(*plans, "cpu"), shape, named)
+        return _measure(network, model.build(), shape, named)
+
+
+def describe_taps(draft: Draft, model: PlannedModel) -> str:
+    """Features of the student and of each teacher, for the student's patch, and the pairs of layers.
+
+    Args:
+        draft: names teachers and pairs.
+        model: the student.
+
+    Raises:
+        UserError: as :func:`list_taps`.
+    """
+    patch, features = model.patch, draft.config.features
+    mine, theirs = [p.student for p in features.pairs], [p.teacher for p in features.pairs]
+    student = list_taps(f"{model.plans.plans_name} ({draft.config.role})", model, patch, mine)
+    lines = [f"{model.configuration}, patch {' x '.join(map(str, patch))}", str(student)]
+    for m in draft.teachers(model.configuration):
+        teacher = list_taps(m.folder.name, PlannedModel.of(m), patch, theirs)
+        lines += [str(teacher), describe_pairs(student, teacher, features)]
+    return "\n".join(lines)
 
 
 def _measure(name: str, network: Any, shape: Sequence[int], named: Sequence[str]) -> TapList:

@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.networks.external import load_weights
-from nnunet_kd.planning.cost import STOCK_TRAINER, build_for_planning
+from nnunet_kd.planning.network import PlannedModel
 from nnunet_kd.utilities.errors import UserError
 from nnunet_kd.utilities.files import write_whole
 
@@ -30,9 +28,7 @@ class InitialWeights:
         return file
 
 
-def initial_weights(
-    file: Path, plans: dict[str, Any], configurations: Sequence[str], dataset_json: dict[str, Any]
-) -> dict[str, InitialWeights]:
+def initial_weights(file: Path, models: Sequence[PlannedModel]) -> dict[str, InitialWeights]:
     """Networks of configurations with the weights of a file, wherever name and shape fit; the rest is random.
 
     Raises:
@@ -41,11 +37,11 @@ def initial_weights(
     if not file.is_file():
         raise UserError(f"--weights {file}: no such file; weights are not downloaded.")
     result = {}
-    for c in configurations:
-        network = build_for_planning(PlansManager(plans), c, dataset_json, STOCK_TRAINER, "cpu")
+    for model in models:
+        network = model.build()
         try:
             loaded, total = load_weights(network, file)
         except ValueError as err:
             raise UserError(f"--weights {err}.") from err
-        result[c] = InitialWeights(c, network.state_dict(), loaded, total)
+        result[model.configuration] = InitialWeights(model.configuration, network.state_dict(), loaded, total)
     return result

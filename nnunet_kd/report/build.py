@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from nnunet_kd.benchmark.efficiency import count_models
 from nnunet_kd.evaluation.folder import evaluate_folder
 from nnunet_kd.evaluation.segmentations import LabelDefinition
 from nnunet_kd.evaluation.statistics import PairedComparison, compare_paired
+from nnunet_kd.planning.cost import count_models
 from nnunet_kd.report.calibration import Calibration
 from nnunet_kd.report.cases import calibrate, choose_shown
 from nnunet_kd.report.content import Report

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nnunet_kd.benchmark.efficiency import ModelSpec
+from nnunet_kd.benchmark.model_spec import ModelSpec
 from nnunet_kd.evaluation.metrics import MetricSettings
 from nnunet_kd.evaluation.statistics import Significance
 from nnunet_kd.report.measurements import HIGHER_IS_BETTER

@@ -13,7 +13,7 @@ import torch
 
 from nnunet_kd.benchmark import candidates, run
 from nnunet_kd.benchmark.candidates import Candidate, Conditions, find_candidates, find_cases
-from nnunet_kd.benchmark.efficiency import parse_model
+from nnunet_kd.benchmark.model_spec import parse_model
 from nnunet_kd.benchmark.network import rotated
 from nnunet_kd.benchmark.table import format_benchmark
 from nnunet_kd.cli import main

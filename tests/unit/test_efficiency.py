@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nnunet_kd.benchmark.efficiency import ModelSpec, count_models, parse_model
+from nnunet_kd.benchmark.model_spec import ModelSpec, parse_model
+from nnunet_kd.planning.cost import count_models
 from nnunet_kd.teachers.model import find_model
 from nnunet_kd.utilities.errors import UserError
 from tests.unit.test_plan_command import make_model

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from nnunet_kd.cli import main
-from nnunet_kd.planning.cost import STOCK_TRAINER, build_for_planning
+from nnunet_kd.planning.network import PlannedModel
 from nnunet_kd.softlabels.stores import open_store
 from nnunet_kd.teachers.model import PlansManager, load_checkpoint_file
 from nnunet_kd.utilities.errors import UserError
@@ -49,7 +49,7 @@ def template(tmp_path_factory) -> Path:
     """A data set and a trained model of two folds, whose networks are genuine."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         toy = make_toy(tmp_path_factory.mktemp("template") / "nnunet", monkeypatch, cases=1)
-    network = build_for_planning(PlansManager(plans_of()), CONFIGURATION, DATASET_JSON, STOCK_TRAINER, "cpu")
+    network = PlannedModel(PlansManager(plans_of()), CONFIGURATION, DATASET_JSON).build()
     for fold in (0, 1):
         checkpoint_file(toy, fold).parent.mkdir(parents=True)
         torch.save(genuine_checkpoint(network), checkpoint_file(toy, fold))
@@ -73,7 +73,7 @@ def toy(template, tmp_path, monkeypatch, marker) -> Toy:
 def genuine_checkpoint(network: torch.nn.Module) -> dict:
     return {
         "network_weights": network.state_dict(),
-        "trainer_name": STOCK_TRAINER,
+        "trainer_name": "nnUNetTrainer",
         "init_args": {"configuration": CONFIGURATION},
         "inference_allowed_mirroring_axes": (0, 1, 2),
         "logging": {"mean_fg_dice": [np.float32(0.5)], "ema_fg_dice": [np.float64(0.5)]},

@@ -11,7 +11,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.cli import main
 from nnunet_kd.config import KDConfig
-from nnunet_kd.planning.cost import PredictionCost, count_windows, measure
+from nnunet_kd.planning.cost import count_windows, measure
+from nnunet_kd.planning.network import PlannedModel
 from nnunet_kd.planning.recipes import load_recipe, parse_teacher, recipe_names
 from nnunet_kd.utilities.schema import from_dict
 
@@ -176,7 +177,7 @@ def test_budget_holds_for_every_configuration_that_inherits_the_network(folder):
     plan("-c", "3d_cascade_fullres", "-o", "Budget", "--student", "params=30k")
     manager = PlansManager(read(folder, "Budget"))
     for name in ("3d_fullres", "3d_cascade_fullres", "3d_lowres"):
-        assert 8_000 < measure(manager, name, DATASET_JSON, name).parameters <= 30_000
+        assert 8_000 < measure(PlannedModel(manager, name, DATASET_JSON), name).parameters <= 30_000
 
 
 def test_kd_block_is_whole_valid_and_in_order_of_precedence(folder):
@@ -253,21 +254,24 @@ def test_another_trainer_names_the_default_teacher_of_every_configuration(folder
 
 
 def test_windows_and_flops_agree_with_hand_counts(folder):
-    plans = PlansManager(make_plans())
-    assert count_windows(plans, "2d") == 10 * 2 * 2  # 10 slices; 24 and 20 voxels need 2 windows of 16 each
-    assert count_windows(plans, "3d_fullres") == 2 * 2 * 1
-    assert count_windows(plans, "3d_lowres") == 1  # padded to the patch
+    flat, full, low = (
+        PlannedModel(PlansManager(make_plans()), c, DATASET_JSON) for c in ("2d", "3d_fullres", "3d_lowres")
+    )
+    assert count_windows(flat) == 10 * 2 * 2  # 10 slices; 24 and 20 voxels need 2 windows of 16 each
+    assert count_windows(full) == 2 * 2 * 1
+    assert count_windows(low) == 1  # padded to the patch
     n, m, k = 16 * 16, 8 * 8, 4 * 4  # voxels at the three resolutions
     encoder = n * 1 * 16 * 9 + m * 16 * 32 * 9 + k * 32 * 64 * 9
     up = k * 64 * 32 * 4 + m * 32 * 16 * 4
     decoder = m * 64 * 32 * 9 + n * 32 * 16 * 9
-    assert measure(plans, "2d", DATASET_JSON, "2d").flops_per_patch == 2 * (encoder + up + decoder + n * 16 * 3)
+    assert measure(flat, "2d").flops_per_patch == 2 * (encoder + up + decoder + n * 16 * 3)
 
 
 def test_passes_multiply_windows_mirrorings_and_folds():
-    cost = PredictionCost("t", parameters=10, flops_per_patch=100, windows=4, mirror_axes=3, folds=5, mirrored=True)
-    assert (cost.passes(False), cost.passes(True)) == (20, 160)
-    assert (cost.all_parameters, cost.flops_per_image) == (50, 16_000)
+    model = PlannedModel(PlansManager(make_plans()), "3d_fullres", DATASET_JSON)
+    one, cost = measure(model, "one"), measure(model, "t", networks=5, mirrored_axes=3)
+    assert (one.passes_per_case, cost.passes_per_case) == (4, 4 * 5 * 8)
+    assert (cost.parameters, cost.flops_per_case) == (5 * one.parameters, 160 * one.flops_per_patch)
 
 
 @pytest.mark.parametrize("name", recipe_names())

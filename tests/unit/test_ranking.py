@@ -40,8 +40,8 @@ def test_the_best_comes_first_and_is_marked():
 def test_plan_takes_the_candidate_with_the_highest_dice(toy, capsys, monkeypatch):
     seen = []
 
-    def dice(plans, configuration, *_):
-        arguments = plans["configurations"][configuration]["architecture"]["arch_kwargs"]
+    def dice(model, *_):
+        arguments = model.manager.network_arch_init_kwargs
         seen.append(arguments["n_conv_per_stage_decoder"])
         return len(seen) / 10
 

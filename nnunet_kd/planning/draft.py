@@ -1,0 +1,183 @@
+"""What a user asks ``nnUNetv2_kd plan`` for, and the plans that follow from it, before any is written."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_kd.config import KDConfig
+from nnunet_kd.inheritance.start import named_member
+from nnunet_kd.planning.network import PlannedModel
+from nnunet_kd.planning.plans import compose_plans, load_base_plans, training_order
+from nnunet_kd.planning.recipes import Recipe, load_recipe, make_kd_block, parse_teacher
+from nnunet_kd.planning.student import StudentSpec, format_student, join_params, parse_arguments
+from nnunet_kd.teachers.model import NotTrainedError, TeacherModel, find_teachers
+from nnunet_kd.utilities.environment import DatasetPaths, dataset_paths
+from nnunet_kd.utilities.errors import UserError
+from nnunet_kd.utilities.nnunet_files import check_plans, read_dataset_json
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks for.
+
+    Attributes:
+        dataset: number or name.
+        configurations: to keep; empty: all of the base plans.
+        base_plans: plans from which the new ones are made.
+        trainer: of the default teachers; None: nnU-Net's.
+        teachers: model folders with optional folds; empty: every finished fold of the default teacher.
+        recipe: name of a preset of the ``"kd"`` block.
+        student: the network and changes of it.
+        student_arguments: ``KEY=VALUE`` of the network's class.
+        params: budget of parameters.
+        latency_budget_ms: budget of milliseconds for one patch.
+        rank: how candidates within the budget are ranked, ``params`` or ``dice``.
+        device: where patches are timed.
+        inherit_from: ``MODELFOLDER:FOLD`` that the student starts as.
+        weights: local file of weights to start from.
+        role: ``teacher`` or ``student``; None: the recipe's, or student.
+        settings: ``KEY=VALUE`` of the ``"kd"`` block.
+        batch_size: None: the base plans'.
+        patch_size: None: the base plans'.
+        keep_resampling: a student's probabilities are resampled as the base plans say.
+        name: of the new plans; None: made from the student's.
+        overwrite: KD plans of the same name are replaced.
+    """
+
+    dataset: str
+    configurations: tuple[str, ...] = ()
+    base_plans: str = "nnUNetPlans"
+    trainer: str | None = None
+    teachers: tuple[str, ...] = ()
+    recipe: str | None = None
+    student: str | None = None
+    student_arguments: tuple[str, ...] = ()
+    params: str | None = None
+    latency_budget_ms: float | None = None
+    rank: str = "params"
+    device: str = "cpu"
+    inherit_from: str | None = None
+    weights: Path | None = None
+    role: str | None = None
+    settings: tuple[str, ...] = ()
+    batch_size: int | None = None
+    patch_size: tuple[int, ...] | None = None
+    keep_resampling: bool = False
+    name: str | None = None
+    overwrite: bool = False
+
+    def check(self) -> None:
+        """Refuses options that contradict each other.
+
+        Raises:
+            UserError: names the option.
+        """
+        if self.rank == "dice" and self.params is None and self.latency_budget_ms is None:
+            raise UserError("--rank dice: compares students that keep a budget; give --params or --latency-budget.")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise UserError(f"--batch_size {self.batch_size}: expected at least 1.")
+        if self.trainer and (self.teachers or self.role == "teacher"):
+            raise UserError(
+                "-tr: names the trainer of the default teachers; leave it out beside --teachers and --role teacher."
+            )
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Plans as a user asks for them, for any student.
+
+    Attributes:
+        request: what the user asks for.
+        paths: folders of the data set.
+        base: base plans.
+        dataset_json: of the data set.
+        recipe: preset of the ``"kd"`` block.
+        config: the ``"kd"`` block.
+    """
+
+    request: Request
+    paths: DatasetPaths
+    base: dict[str, Any]
+    dataset_json: dict[str, Any]
+    recipe: Recipe | None
+    config: KDConfig
+
+    @cached_property
+    def chosen(self) -> list[str]:
+        """Configurations to keep."""
+        return list(dict.fromkeys(self.request.configurations or self.base["configurations"]))
+
+    @cached_property
+    def order(self) -> list[str]:
+        """The same, each after the previous stages that its cascade needs."""
+        return training_order(self.base, self.chosen)
+
+    def with_student(self, spec: StudentSpec) -> "Draft":
+        """The same for another student."""
+        student = replace(self.config.student, architecture=format_student(spec))
+        return replace(self, config=replace(self.config, student=student))
+
+    def compose(self, name: str) -> dict[str, Any]:
+        """The plans, checked as if they had been read.
+
+        Raises:
+            UserError: for configurations that are missing and networks that cannot be changed as asked.
+        """
+        request = self.request
+        plans = compose_plans(
+            self.base,
+            name,
+            self.chosen,
+            self.config,
+            self.dataset_json,
+            request.batch_size,
+            request.patch_size,
+            parse_arguments(request.student_arguments),
+            request.keep_resampling,
+        )
+        check_plans(plans, name)
+        return plans
+
+    def models(self, plans: dict[str, Any], configurations: Sequence[str]) -> list[PlannedModel]:
+        """What the plans describe, one for each configuration."""
+        return [PlannedModel(PlansManager(plans), c, self.dataset_json) for c in configurations]
+
+    def teachers(self, configuration: str) -> tuple[TeacherModel, ...]:
+        """The teachers; empty when the default teacher is not trained yet.
+
+        Raises:
+            UserError: when a teacher that is named is missing.
+        """
+        try:
+            return find_teachers(self.config, self.base["plans_name"], configuration, self.paths.results)
+        except NotTrainedError:
+            if self.config.teachers:
+                raise
+            return ()
+
+
+def make_draft(request: Request) -> Draft:
+    """Reads what plans are made from, and makes their ``"kd"`` block.
+
+    Raises:
+        UserError: for options that contradict each other, and for files that are missing or broken.
+    """
+    request.check()
+    paths = dataset_paths(request.dataset)
+    base = load_base_plans(paths.preprocessed, request.base_plans)
+    training_order(base, request.configurations)
+    dataset_json = read_dataset_json(paths.preprocessed / "dataset.json")
+    recipe = load_recipe(request.recipe) if request.recipe else None
+    teachers = [parse_teacher(t, paths.results) for t in request.teachers]
+    student = join_params(request.student, request.params)
+    settings = list(request.settings)
+    if request.inherit_from:
+        named_member(request.inherit_from, paths.results)  # is it there?
+        settings.append(f"student.inherit_from={json.dumps(request.inherit_from)}")
+    config = make_kd_block(recipe, request.role, request.base_plans, student, teachers, settings, request.trainer)
+    return Draft(request, paths, base, dataset_json, recipe, config)
