@@ -42,7 +42,7 @@ class UnlabeledDataset:
         """Image, mask of nonzero voxels in place of a segmentation, nothing, properties."""
         image, nonzero, _, properties = self.space.load_case(identifier)
         if not self.stores:
-            return image, nonzero, None, {**properties, "class_locations": _Nowhere()}
+            return image, nonzero, None, {**properties, "class_locations": _NoLocations()}
         properties = {**properties, "class_locations": self.stores[0].locations(identifier)}
         return _join(image, self.stores, identifier), nonzero, None, properties
 
@@ -64,7 +64,7 @@ def _join(image: Any, stores: Sequence[SoftLabelStore], case: str) -> ImageWithS
     return ImageWithSoftLabels(image, soft_labels)
 
 
-class _Nowhere(dict):
+class _NoLocations(dict):
     """Class locations of a case in which no voxel is known to belong to any class."""
 
     def __missing__(self, key: Any) -> list:

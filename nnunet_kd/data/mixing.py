@@ -14,7 +14,7 @@ from nnunet_kd.config import Augmentation
 
 @dataclass(frozen=True)
 class MixedReference:
-    """Two references of one batch, of which the first counts more.
+    """Two references of one batch, weighted.
 
     Attributes:
         share: of the first, in [0.5, 1].

@@ -72,7 +72,7 @@ def preprocess_cases(
 def _claim(space: StudentSpace) -> None:
     """Makes the folder; refuses one whose cases were preprocessed otherwise."""
     folder = space.unlabeled_folder
-    # Beside the folder, not in it: nnU-Net tells the kind of a data set from the endings of the files in a folder.
+    # Beside the folder, not in it: nnU-Net infers the kind of a data set from the endings of the files in a folder.
     manifest = folder.with_name(f"{folder.name}.json")
     now = {
         "format": FORMAT,
@@ -118,7 +118,7 @@ def _preprocess(space: StudentSpace, case: ImageCase) -> tuple[str, str | None]:
     """Preprocesses and writes one case; a fault of its images is returned, not raised."""
     plans, configuration = space.plans_manager, space.configuration_manager
     try:
-        with contextlib.redirect_stdout(None):  # the error says what nnU-Net prints
+        with contextlib.redirect_stdout(None):  # nnU-Net prints what the error contains too
             image, properties = read_case(plans, configuration, case.images)
         if fault := find_fault(image, len(configuration.patch_size)):
             return case.name, fault
@@ -128,7 +128,7 @@ def _preprocess(space: StudentSpace, case: ImageCase) -> tuple[str, str | None]:
         )
     except ImageError as err:
         return case.name, str(err)
-    except Exception as err:  # whatever the preprocessor stumbles over is the image's fault
+    except Exception as err:  # whatever makes the preprocessor fail is a fault of the image
         return case.name, f"cannot be preprocessed ({type(err).__name__}: {' '.join(str(err).split())[:200]})"
     properties[IMAGE_FILES] = [str(f) for f in case.images]
     _save(space, case.name, data.astype(np.float32, copy=False), nonzero.astype(np.int16, copy=False), properties)
@@ -136,7 +136,7 @@ def _preprocess(space: StudentSpace, case: ImageCase) -> tuple[str, str | None]:
 
 
 def find_fault(image: np.ndarray, dimensions: int) -> str | None:
-    """What makes an image useless for a training, or None.
+    """Why an image cannot be trained on, or None.
 
     Args:
         image: (C, z, y, x) as nnU-Net's reader gives it.

@@ -1,4 +1,4 @@
-"""Images as nnU-Net's readers give them; what they would read wrongly, or could not preprocess, is refused here.
+"""Images as nnU-Net's readers give them; files that they would misread, or that cannot be preprocessed, are refused.
 
 Workers import this module: nothing here may import torch when it is loaded.
 """
@@ -23,7 +23,7 @@ class ImageError(Exception):
 
 
 def try_reading(read: Callable[[], Any]) -> Any:
-    """What ``read`` returns; readers fail in many ways, all of which mean the same to the user.
+    """What ``read`` returns; every failure of a reader becomes one kind of error.
 
     Raises:
         ImageError: with the last line of whatever was raised.
@@ -57,7 +57,7 @@ def check_finite(voxels: np.ndarray) -> None:
     """Refuses NaN and infinity, which nnU-Net's normalisation would spread over the whole image.
 
     Raises:
-        ImageError: says how many voxels are concerned.
+        ImageError: with the number of such voxels.
     """
     if voxels.dtype.kind not in "iu" and (bad := voxels.size - int(np.isfinite(voxels).sum())):
         raise ImageError(f"{bad} voxels are NaN or infinite")
@@ -92,7 +92,7 @@ def read_case(plans: Any, configuration: Any, files: Sequence[Path]) -> tuple[np
 
     Raises:
         ImageError: as :func:`read_images` does, and for another number of channels than the model takes, or a spacing
-            that makes nothing or too much of the image.
+            at which the resampled image is empty or absurdly large.
     """
     image, properties = read_images(plans.image_reader_writer_class(), files)
     channels = len(configuration.normalization_schemes)

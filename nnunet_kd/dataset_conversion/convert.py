@@ -1,4 +1,4 @@
-"""From a raw folder to ``nnUNet_raw/DatasetXXX_NAME``: look, tell, check everything, write, publish."""
+"""From a raw folder to ``nnUNet_raw/DatasetXXX_NAME``: scan, describe, check everything, write, publish."""
 
 import signal
 from collections.abc import Iterator, Mapping, Sequence

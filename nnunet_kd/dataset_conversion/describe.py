@@ -1,4 +1,4 @@
-"""What a conversion tells: the announcement before it, and the files that describe the new data set."""
+"""Description of a conversion: printed before it, and written into the new data set."""
 
 import os
 import sys

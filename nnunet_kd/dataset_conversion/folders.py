@@ -82,7 +82,7 @@ def parse_names(text: str) -> tuple[dict[str, int], dict[int, int]]:
         name -> new value, background first; raw value -> new value.
 
     Raises:
-        UserError: when the text says something else.
+        UserError: for a text of another form.
     """
     parts = [p.strip() for p in text.split(",")]
     labels, values = {"background": 0}, {0: 0}
@@ -172,7 +172,7 @@ def _default_channels(images: Path) -> list[str]:
 
         try:
             _, pixels = read_image(first)
-        except ImageError:  # said again, with all the other problems, when every image is read
+        except ImageError:  # reported later with all other problems, when every image is read
             return ["image"]
         if pixels.ndim == 3:
             return ["R", "G", "B", "A"][: pixels.shape[2]]

@@ -10,7 +10,7 @@ import numpy as np
 
 
 def sform_from_qform(header: Any) -> str | None:
-    """Replaces an identity sform by the qform, where the voxel size says that the sform cannot be right.
+    """Replaces an identity sform by the qform, where the voxel size shows that the sform is wrong.
 
     Args:
         header: NIfTI header, changed in place.

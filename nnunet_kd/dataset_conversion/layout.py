@@ -34,7 +34,7 @@ def locate(raw: Path, dataset: RawDataset) -> Path:
 
 
 def choose_ending(cases: Mapping[Role, Sequence[Case]]) -> tuple[str, list[str]]:
-    """The one file ending that nnU-Net wants for all images and labels of a data set, and what speaks against it.
+    """The one file ending that nnU-Net wants for all images and labels of a data set, and the problems with it.
 
     A format that nnU-Net reads stays; ``.mhd`` becomes ``.mha``, which holds the same header; a mixture and DICOM
     become ``.nii.gz``.

@@ -1,4 +1,4 @@
-"""Finds the cases in a raw folder, and notes everything that is not as it should be."""
+"""Finds the cases in a raw folder, and notes whatever is missing, unknown or ambiguous."""
 
 import re
 from collections import Counter
@@ -119,7 +119,7 @@ class Scan:
             self.cases[role].append(Case(name, there, label, group or name))
 
     def finish(self, expected: Mapping[Role, int | Sequence[str]], extras: bool = True) -> None:
-        """Compares with what the full data set holds, and notes doubles and files that nobody asked for."""
+        """Compares with what the full data set holds, and notes duplicate names and unknown files."""
         for role in ROLES:
             names = [c.name for c in self.cases[role]]
             for name, count in sorted(Counter(names).items()):

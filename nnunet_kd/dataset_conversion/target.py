@@ -35,7 +35,7 @@ def target_folder(dataset_id: int, name: str) -> Path:
 
 
 def check_target(target: Path, overwrite: bool, splits: list[dict[str, list[str]]], files: Sequence[Path]) -> list[str]:
-    """What speaks against writing to ``target``: it is there, is the source, has a taken ID, or other folds."""
+    """Reasons not to write to ``target``: it exists, is the source, its ID is taken, or its folds are others."""
     problems = []
     if inside := next((f for f in files if f.resolve().is_relative_to(target.resolve())), None):
         problems.append(f"{inside}: belongs to {target}, which would be replaced; convert from somewhere else.")

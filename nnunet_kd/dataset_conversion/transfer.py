@@ -44,7 +44,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a case: problems, what was done to which file, the new label values it has."""
+    """Result of a case: problems, what was done to which file, the new label values it has."""
 
     problems: tuple[str, ...]
     log: tuple[tuple[Path, str], ...]

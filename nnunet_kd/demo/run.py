@@ -68,7 +68,7 @@ def check_folder(folder: Path, overwrite: bool) -> None:
     """Refuses a folder that is in use, unless it is a previous demo's and may be replaced.
 
     Raises:
-        UserError: says what is there and how to go on.
+        UserError: names what is there, and the option that replaces it.
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return

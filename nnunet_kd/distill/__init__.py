@@ -1,1 +1,1 @@
-"""The whole way from trained teachers to a student, its verdict and its bundle, as one command."""
+"""The whole way from trained teachers to a student, its report and its bundle, as one command."""

@@ -79,7 +79,7 @@ def prepare(request: Request) -> Distillation:
     """Checks what is asked for and finds the teachers, before anything is run.
 
     Raises:
-        UserError: for what nnU-Net or the commands would stumble over later.
+        UserError: for what would make nnU-Net or the commands fail later.
     """
     if not (request.fold == "all" or request.fold.isdecimal()):
         raise UserError(f"-f {request.fold}: expected a fold's number, or all.")
@@ -130,7 +130,7 @@ def can_make_bundles() -> bool:
 
 
 def claim(distillation: Distillation) -> None:
-    """Checks what nnU-Net will load, and remembers how the plans are made, so that nobody else goes on with them.
+    """Checks what nnU-Net will load, and records how the plans are made, so that no other one continues with them.
 
     Raises:
         UserError: for a teacher's file that may hold more than data, or plans of that name that were made otherwise.

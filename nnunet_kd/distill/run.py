@@ -1,4 +1,4 @@
-"""Runs steps: prints each command, skips what is finished, shows how far a training is, says how to go on."""
+"""Runs steps: prints each command, skips what is finished, shows the progress of a training, how to resume."""
 
 import multiprocessing
 import os
@@ -22,14 +22,16 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["nnunet_kd.distill.preloaded"])
 
 
-def run_steps(groups: Sequence[Sequence[Step]], logs: Path, side_by_side: bool, go_on: str) -> dict[str, float]:
+def run_steps(
+    groups: Sequence[Sequence[Step]], logs: Path, side_by_side: bool, resume_command: str
+) -> dict[str, float]:
     """Runs what is not finished.
 
     Args:
         groups: steps in order; those of one group need nothing of each other.
         logs: folder for their output, made if it is not there.
         side_by_side: run the steps of a group at the same time.
-        go_on: command that goes on after a failure.
+        resume_command: command that resumes after a failure.
 
     Returns:
         Wall seconds of each step that was run, by its log's name.
@@ -39,18 +41,18 @@ def run_steps(groups: Sequence[Sequence[Step]], logs: Path, side_by_side: bool, 
     """
     logs.mkdir(parents=True, exist_ok=True)
     seconds: dict[str, float] = {}
-    total, number, anew = sum(map(len, groups)), 0, False
+    total, number, rerun = sum(map(len, groups)), 0, False
     for group in groups:
         waiting = []
         for step in group:
             number += 1
-            finished = step.is_finished() and not (step.follows and (anew or not _was_run(step, logs)))
+            finished = step.is_finished() and not (step.follows and (rerun or not _was_run(step, logs)))
             print(f"\n[{number}/{total}] {step.title}{', finished already' if finished else ''}\n$ {step}", flush=True)
             if not finished:
                 waiting.append(step)
         for part in [waiting] if side_by_side else [[step] for step in waiting]:
-            seconds |= _run_together(part, logs, go_on)
-        anew = anew or any(step.follows or step.epochs for step in waiting)
+            seconds |= _run_together(part, logs, resume_command)
+        rerun = rerun or any(step.follows or step.epochs for step in waiting)
     return seconds
 
 
@@ -63,7 +65,7 @@ def _was_run(step: Step, logs: Path) -> bool:
     return mark.is_file() and mark.read_text(encoding="utf-8") == str(step)
 
 
-def _run_together(steps: Sequence[Step], logs: Path, go_on: str) -> dict[str, float]:
+def _run_together(steps: Sequence[Step], logs: Path, resume_command: str) -> dict[str, float]:
     begin = time.perf_counter()
     seconds: dict[str, float] = {}
     with ExitStack() as stack:
@@ -91,7 +93,7 @@ def _run_together(steps: Sequence[Step], logs: Path, go_on: str) -> dict[str, fl
                 seconds[name] = time.perf_counter() - begin
                 if process.exitcode:
                     error = failure(step.command[0], process.exitcode, log)
-                    raise UserError(f"{error}\nTo go on: {go_on}")
+                    raise UserError(f"{error}\nTo go on: {resume_command}")
                 _mark(step, logs).write_text(str(step), encoding="utf-8")
                 tqdm.write(f"{step.title}: {seconds[name]:.1f} s")
     return seconds
@@ -115,7 +117,7 @@ def _end(process: Any) -> None:
 
 
 def _epochs(log: Path) -> int:
-    """How many epochs a training's log says are over."""
+    """Number of finished epochs, from a training's log."""
     if not log.is_file():
         return 0
     with log.open("rb") as file:

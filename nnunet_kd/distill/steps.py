@@ -1,4 +1,4 @@
-"""The commands of a distillation, in order, and how to see in the files which of them are finished."""
+"""The commands of a distillation, in order, and the files that show which of them are finished."""
 
 import hashlib
 import shlex

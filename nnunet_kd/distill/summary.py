@@ -1,4 +1,4 @@
-"""What a distillation has brought, in a few lines."""
+"""Result of a distillation, in a few lines."""
 
 from nnunet_kd.distill.steps import Distillation
 from nnunet_kd.utilities.files import load_json_file

@@ -80,7 +80,7 @@ def write_bundle(model: TeacherModel, description: dict[str, Any], settings: Set
 
     Args:
         model: the model folder.
-        description: what :func:`~nnunet_kd.export.describe.describe` says of it.
+        description: from :func:`~nnunet_kd.export.describe.describe`.
         settings: what of it is exported.
         folder: where the files go.
 

@@ -1,4 +1,4 @@
-"""What a model folder says about images, windows and labels, as a bundle's ``bundle.json`` does."""
+"""Images, windows and labels of a model folder, as a bundle's ``bundle.json`` describes them."""
 
 from collections.abc import Mapping
 from typing import Any

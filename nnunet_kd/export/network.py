@@ -81,8 +81,8 @@ def write_networks(network: nn.Module, inputs: int, patch: Sequence[int], folder
             reason = str(err).strip().partition("\n")[0][:200]
             raise UserError(f"{where}: its network cannot be exported ({reason}).") from err
     for engine, found in runs.items():
-        for mine, wanted in zip(found, expected, strict=True):
-            difference = float(np.abs(mine - wanted.numpy()).max())
+        for output, wanted in zip(found, expected, strict=True):
+            difference = float(np.abs(output - wanted.numpy()).max())
             if not difference <= TOLERANCE * max(1.0, float(wanted.abs().max())):
                 raise UserError(
                     f"{where}: {engine} and PyTorch differ by {difference:.2g} on the same patch; a network whose "

@@ -63,10 +63,10 @@ def check_models(coarse: TeacherModel, fine: TeacherModel) -> None:
                 "a model that is not cascaded."
             )
     if not same_channels(coarse.dataset_json, fine.dataset_json):
-        mine, theirs = (", ".join(channel_names(m.dataset_json)) for m in (coarse, fine))
+        coarse_names, fine_names = (", ".join(channel_names(m.dataset_json)) for m in (coarse, fine))
         raise UserError(
-            f"--coarse takes the image channels {mine}, --fine takes {theirs}; both need the same channels in the same "
-            "order, by the same names in dataset.json."
+            f"--coarse takes the image channels {coarse_names}, --fine takes {fine_names}; both need the same "
+            "channels in the same order, by the same names in dataset.json."
         )
     readers = [reader_of(m.plans_manager) for m in (coarse, fine)]
     if readers[0] != readers[1]:

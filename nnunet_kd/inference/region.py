@@ -27,7 +27,7 @@ class PreparedImage:
         data: (C, z, y, x), float32.
         nonzero: where ``data`` lies in the transposed image.
         shape: spatial shape of the transposed image.
-        properties: what nnU-Net's reader said of the image.
+        properties: of the image, from nnU-Net's reader.
     """
 
     data: np.ndarray

@@ -87,7 +87,7 @@ def load_stage(
     checkpoints = [load_trained(model, f) for f in model.folds]
     first = checkpoints[0]
     trainer = str(first["trainer_name"])
-    with contextlib.redirect_stdout(None):  # nnU-Net talks about devices and trainer folders at every construction
+    with contextlib.redirect_stdout(None):  # nnU-Net prints devices and trainer folders at every construction
         network = build_network(model.plans_manager, model.configuration, model.dataset_json, trainer)
         predictor = nnUNetPredictor(tile_step_size=step_size, use_mirroring=mirroring, device=device, allow_tqdm=False)
     for fold, checkpoint in zip(model.folds, checkpoints, strict=True):

@@ -7,7 +7,7 @@ The importance of a channel a is the first-order Taylor expansion of what the te
 Source: Molchanov et al. 2019, "Importance estimation for neural network pruning", Eq. 8, for feature maps as Molchanov
 et al. 2017.
 
-The most important channels may say the same thing twice. Channels are therefore added one by one, each time the one
+The most important channels may be redundant. Channels are therefore added one by one, each time the one
 that explains most of what the chosen ones leave of all channels, weighted by their importance: forward selection with
 the conditional covariance.
 """
@@ -30,8 +30,8 @@ class ChannelStatistics:
 
     @classmethod
     def zeros(cls, channels: int, device: torch.device) -> "ChannelStatistics":
-        """Of no patch yet."""
-        device = torch.device("cpu") if device.type == "mps" else device  # which knows no float64
+        """Before the first batch."""
+        device = torch.device("cpu") if device.type == "mps" else device  # which has no float64
         vector = torch.zeros(channels, dtype=torch.float64, device=device)
         return cls(vector, vector.clone(), torch.outer(vector, vector))
 
@@ -82,12 +82,12 @@ def _select(importance: Tensor, covariance: Tensor, number: int) -> Tensor:
     floor = 1e-9 * variance.max()
     chosen: list[int] = []
     for _ in range(number):
-        mine = left.diagonal()
-        gain = (weights[:, None] * left.square()).sum(0) / mine.clamp_min(floor.clamp_min(1e-30))
-        gain[mine <= floor] = -1.0  # nothing new: a copy of what is kept, or a dead channel
+        remaining = left.diagonal()
+        gain = (weights[:, None] * left.square()).sum(0) / remaining.clamp_min(floor.clamp_min(1e-30))
+        gain[remaining <= floor] = -1.0  # adds nothing: a linear combination of the chosen channels, or a dead one
         gain[chosen] = -2.0
         best = int(gain.argmax())
         chosen.append(best)
-        if mine[best] > floor:
-            left = left - left[:, best, None] * left[best] / mine[best]
+        if remaining[best] > floor:
+            left = left - left[:, best, None] * left[best] / remaining[best]
     return torch.tensor(sorted(chosen))

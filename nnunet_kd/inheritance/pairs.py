@@ -39,7 +39,7 @@ class Space:
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A convolution of the student and what it should give.
+    """A convolution of the student and the target that it is fitted to.
 
     Attributes:
         name: of the student's convolution, for logs.
@@ -102,7 +102,9 @@ class Pairing:
 
 
 def matched(student: int, teacher: int) -> list[int]:
-    """For each of a stage's layers in the student that of the teacher whose work it ends with; the last ends both.
+    """Index of the teacher's layer that each layer of a student's stage is fitted to; the last is fitted to the last.
+
+    Where the student has fewer layers, one of its layers does the work of several.
 
     Raises:
         CannotInheritError: when the student has more layers than the teacher.
@@ -132,11 +134,11 @@ class _Walk:
         self.spaces: list[Space] = []
         self.names = {module: name for name, module in student.named_modules()}
         self.stages = len(student.encoder.stages)
-        theirs = len(teacher.encoder.stages)
-        if self.stages > theirs:
-            raise CannotInheritError(f"the student has {self.stages} stages, the teacher {theirs}")
-        mine = [list(s) for s in student.encoder.strides]
-        if mine != [list(s) for s in teacher.encoder.strides[: self.stages]]:
+        available = len(teacher.encoder.stages)
+        if self.stages > available:
+            raise CannotInheritError(f"the student has {self.stages} stages, the teacher {available}")
+        strides = [list(s) for s in student.encoder.strides]
+        if strides != [list(s) for s in teacher.encoder.strides[: self.stages]]:
             raise CannotInheritError("student and teacher have other strides")
 
     def pairing(self) -> Pairing:
@@ -144,113 +146,117 @@ class _Walk:
             encoder = self._residual_encoder()
         else:
             encoder = [
-                Segment(self._convs(mine[-1].convs, theirs[-1].convs), mine, [i - 1])
-                for i, (mine, theirs) in enumerate(
+                Segment(self._convs(student[-1].convs, teacher[-1].convs), student, [i - 1])
+                for i, (student, teacher) in enumerate(
                     zip(self.student.encoder.stages, self.teacher.encoder.stages, strict=False)
                 )
             ]
         return Pairing([*encoder, *self._decoder()], self.spaces)
 
-    def _space(self, mine: int, theirs: int, source: nn.Module) -> Space:
-        if mine > theirs:
-            raise CannotInheritError(f"a layer of the student has {mine} channels, the teacher's has {theirs}")
-        self.spaces.append(Space(theirs, mine, [source]))
+    def _space(self, student: int, teacher: int, source: nn.Module) -> Space:
+        if student > teacher:
+            raise CannotInheritError(f"a layer of the student has {student} channels, the teacher's has {teacher}")
+        self.spaces.append(Space(teacher, student, [source]))
         return self.spaces[-1]
 
-    def _layer(self, conv: Any, theirs: Any, space: Space | None, norms: tuple[Any, Any] = (None, None)) -> Layer:
+    def _layer(self, conv: Any, teacher: Any, space: Space | None, norms: tuple[Any, Any] = (None, None)) -> Layer:
         same = ("kernel_size",) if space is None else ("kernel_size", "dilation", "groups")
-        if any(getattr(conv, a) != getattr(theirs, a) for a in same):
+        if any(getattr(conv, a) != getattr(teacher, a) for a in same):
             raise CannotInheritError(f"{self.names[conv]} has another kernel than the teacher's layer")
         if type(norms[0]) is not type(norms[1]) or isinstance(norms[0], nn.GroupNorm | nn.LayerNorm):
             raise CannotInheritError(f"the normalisation after {self.names[conv]} is not one by channel, or another")
-        return Layer(self.names[conv], conv, norms[0], theirs, norms[1], space)
+        return Layer(self.names[conv], conv, norms[0], teacher, norms[1], space)
 
-    def _convs(self, mine: Sequence[Any], theirs: Sequence[Any]) -> list[Layer]:
+    def _convs(self, student: Sequence[Any], teacher: Sequence[Any]) -> list[Layer]:
         """Layers of a stack of convolution, normalisation and activation."""
         layers = []
-        for block, m in zip(mine, matched(len(mine), len(theirs)), strict=True):
-            other = theirs[m]
+        for block, m in zip(student, matched(len(student), len(teacher)), strict=True):
+            other = teacher[m]
             space = self._space(block.output_channels, other.output_channels, other)
             layers.append(self._layer(block.conv, other.conv, space, (_norm(block), _norm(other))))
         return layers
 
     def _residual_encoder(self) -> list[Segment]:
-        mine, theirs = self.student.encoder, self.teacher.encoder
-        stem = self._convs(mine.stem.convs, theirs.stem.convs)
+        student, teacher = self.student.encoder, self.teacher.encoder
+        stem = self._convs(student.stem.convs, teacher.stem.convs)
         stream = stem[-1].space
         assert stream is not None
-        segments = [Segment(stem, mine.stem, [-1])]
-        for i, (stage, other) in enumerate(zip(mine.stages, theirs.stages, strict=False)):
+        segments = [Segment(stem, student.stem, [-1])]
+        for i, (stage, other) in enumerate(zip(student.stages, teacher.stages, strict=False)):
             layers, stream = self._residual_stage(stage.blocks, other.blocks, stream)
             segments.append(Segment(layers, stage, [i]))
         return segments
 
-    def _residual_stage(self, mine: Sequence[Any], theirs: Sequence[Any], stream: Space) -> tuple[list[Layer], Space]:
+    def _residual_stage(
+        self, student: Sequence[Any], teacher: Sequence[Any], stream: Space
+    ) -> tuple[list[Layer], Space]:
         """Layers of a stage, and the channels of the residual sums in it."""
-        if any(type(b) is not BasicBlockD for b in (*mine, *theirs)):
+        if any(type(b) is not BasicBlockD for b in (*student, *teacher)):
             raise CannotInheritError("residual blocks are not all nnU-Net's basic blocks")
-        if any(b.apply_se for b in (*mine, *theirs)):
+        if any(b.apply_se for b in (*student, *teacher)):
             raise CannotInheritError("residual blocks have squeeze and excitation")
         incoming = stream
-        if _projects(theirs[0]) or _projects(mine[0]):
-            stream = self._space(mine[0].output_channels, theirs[0].output_channels, theirs[0])
+        if _projects(teacher[0]) or _projects(student[0]):
+            stream = self._space(student[0].output_channels, teacher[0].output_channels, teacher[0])
             stream.sources = []
-        stream.sources += list(theirs)
+        stream.sources += list(teacher)
         layers: list[Layer] = []
         before = -1
-        for block, m in zip(mine, matched(len(mine), len(theirs)), strict=True):
+        for block, m in zip(student, matched(len(student), len(teacher)), strict=True):
             same_start = incoming is stream or _projects(block)
-            layers += self._residual_block(block, theirs[m], stream, follows=m == before + 1, same_start=same_start)
+            layers += self._residual_block(block, teacher[m], stream, follows=m == before + 1, same_start=same_start)
             before, incoming = m, stream
         return layers, stream
 
-    def _residual_block(self, mine: Any, theirs: Any, stream: Space, follows: bool, same_start: bool) -> list[Layer]:
+    def _residual_block(
+        self, student: Any, teacher: Any, stream: Space, follows: bool, same_start: bool
+    ) -> list[Layer]:
         """Layers of a block.
 
         Args:
-            mine: the student's block.
-            theirs: the teacher's.
+            student: the student's block.
+            teacher: the teacher's.
             stream: channels of their sums.
             follows: what goes into both is the same, as the student has left out no block before.
             same_start: the channels that come in are those of the sum, or are projected to them.
         """
-        inner = self._space(mine.output_channels, theirs.output_channels, theirs.conv1)
-        first, second = (mine.conv1, theirs.conv1), (mine.conv2, theirs.conv2)
+        inner = self._space(student.output_channels, teacher.output_channels, teacher.conv1)
+        first, second = (student.conv1, teacher.conv1), (student.conv2, teacher.conv2)
         layers = [self._layer(first[0].conv, first[1].conv, inner, (_norm(first[0]), _norm(first[1])))]
-        if _projects(mine):
-            layers.append(self._projection(mine.skip[-1], theirs, stream, follows))
-        if follows and same_start and _projects(mine) == _projects(theirs):
+        if _projects(student):
+            layers.append(self._projection(student.skip[-1], teacher, stream, follows))
+        if follows and same_start and _projects(student) == _projects(teacher):
             norms = _norm(second[0]), _norm(second[1])
             layers.append(self._layer(second[0].conv, second[1].conv, stream, norms))
         else:
-            layers.append(self._fitted(second[0], theirs.nonlin2, stream, target_is_input=True, block=mine))
+            layers.append(self._fitted(second[0], teacher.nonlin2, stream, target_is_input=True, block=student))
         return layers
 
-    def _projection(self, mine: Any, block: Any, stream: Space, follows: bool) -> Layer:
+    def _projection(self, student: Any, block: Any, stream: Space, follows: bool) -> Layer:
         """The convolution of a student's shortcut: it gives what the teacher's block adds."""
         if follows and _projects(block):
-            theirs = block.skip[-1]
-            return self._layer(mine.conv, theirs.conv, stream, (_norm(mine), _norm(theirs)))
+            teacher = block.skip[-1]
+            return self._layer(student.conv, teacher.conv, stream, (_norm(student), _norm(teacher)))
         pooled = isinstance(block.skip, nn.Module)
-        return self._fitted(mine, block.skip if pooled else block, stream, target_is_input=not pooled)
+        return self._fitted(student, block.skip if pooled else block, stream, target_is_input=not pooled)
 
-    def _fitted(self, mine: Any, source: nn.Module, space: Space, **options: Any) -> Layer:
+    def _fitted(self, student: Any, source: nn.Module, space: Space, **options: Any) -> Layer:
         """A layer that has no equal in the teacher, so that its normalisation is fitted."""
-        return Layer(self.names[mine.conv], mine.conv, _norm(mine), source, None, space, **options)
+        return Layer(self.names[student.conv], student.conv, _norm(student), source, None, space, **options)
 
     def _decoder(self) -> list[Segment]:
-        mine, theirs = self.student.decoder, self.teacher.decoder
+        student, teacher = self.student.decoder, self.teacher.decoder
         encoder_segments = self.stages + isinstance(self.student, ResidualEncoderUNet)
-        skipped = len(theirs.stages) - len(mine.stages)
+        skipped = len(teacher.stages) - len(student.stages)
         segments = []
-        for i, stage in enumerate(mine.stages):
-            up, up_theirs, other = mine.transpconvs[i], theirs.transpconvs[i + skipped], theirs.stages[i + skipped]
-            space = self._space(up.out_channels, up_theirs.out_channels, up_theirs)
-            seg, seg_theirs = mine.seg_layers[i], theirs.seg_layers[i + skipped]
+        for i, stage in enumerate(student.stages):
+            up, up_teacher = student.transpconvs[i], teacher.transpconvs[i + skipped]
+            space = self._space(up.out_channels, up_teacher.out_channels, up_teacher)
+            seg, seg_teacher = student.seg_layers[i], teacher.seg_layers[i + skipped]
             layers = [
-                self._layer(up, up_theirs, space),
-                *self._convs(stage.convs, other.convs),
-                self._layer(seg, seg_theirs, None),
+                self._layer(up, up_teacher, space),
+                *self._convs(stage.convs, teacher.stages[i + skipped].convs),
+                self._layer(seg, seg_teacher, None),
             ]
             inputs = [encoder_segments + i - 1, encoder_segments - 2 - i]
             segments.append(Segment(layers, _Level(up, stage, seg), inputs))

@@ -14,12 +14,12 @@ from tqdm import tqdm
 from nnunet_kd.inheritance.channels import ChannelStatistics, choose_channels, taylor_importance
 from nnunet_kd.inheritance.hooks import hooks
 from nnunet_kd.inheritance.pairs import Layer, Pairing, is_transposed, pair_layers
-from nnunet_kd.inheritance.regression import at, output_shape, sample_places, under_transposed
+from nnunet_kd.inheritance.regression import output_shape, sample_places, under_transposed, values_at
 from nnunet_kd.inheritance.solve import solve
 
 PLACES_OF_CHANNELS = 2000  # of each batch, for the covariance of channels
 VOXELS_OF_BACKWARD_PASS = 2**18
-FOCUS = 10  # how much rather places near foreground are sampled
+FOCUS = 10  # weight of places in and near the foreground when places are sampled; elsewhere 1
 PLACES = 40_000  # of all batches, for each layer
 PLACES_PER_INPUT = 4
 
@@ -41,7 +41,7 @@ def reconstruct(
     seed: int = 0,
     progress: bool = True,
 ) -> None:
-    """Replaces the student's weights by those that give what the teacher gives.
+    """Replaces the student's weights by those whose outputs are nearest to the teacher's, layer by layer.
 
     Args:
         student: one of nnU-Net's U-Nets, bare, on the device of the batches; its mode is kept.
@@ -69,7 +69,7 @@ def reconstruct(
 
 @contextmanager
 def _ready(network: Any) -> Iterator[None]:
-    """In evaluation mode, with every output."""
+    """A network in evaluation mode, with all outputs of deep supervision; both are restored."""
     mode, deep = network.training, network.decoder.deep_supervision
     network.eval()
     network.decoder.deep_supervision = True
@@ -98,7 +98,7 @@ def _choose(
         places = sample_places(torch.ones(len(output), *output.shape[2:]), PLACES_OF_CHANNELS, generator)
 
         def add(gradient: Tensor) -> None:
-            sources[module].add(taylor_importance(activation, gradient), at(activation, places))
+            sources[module].add(taylor_importance(activation, gradient), values_at(activation, places))
 
         output.register_hook(add)
 
@@ -173,14 +173,15 @@ def _targets(
     places: dict[Layer, list[Tensor]],
     bar: tqdm,
 ) -> dict[Layer, list[Tensor]]:
-    """What every layer should give, (N, O) for each batch."""
+    """Target of every layer at its places, (N, O) for each batch."""
     targets: dict[Layer, list[Tensor]] = {layer: [] for layer in pairing.layers}
 
     def record(layer: Layer, tensor: Tensor) -> None:
         tensor = tensor if layer.space is None else tensor[:, layer.space.kept]
         at_batch = places[layer][len(targets[layer])]
-        gather = under_transposed(layer.conv, tensor, at_batch) if is_transposed(layer.conv) else at(tensor, at_batch)
-        targets[layer].append(gather)
+        transposed = is_transposed(layer.conv)
+        target = under_transposed(layer.conv, tensor, at_batch) if transposed else values_at(tensor, at_batch)
+        targets[layer].append(target)
 
     def hook(layer: Layer) -> Any:
         if layer.target_is_input:

@@ -1,4 +1,4 @@
-r"""Ridge regression of a convolution's weights on what it sees and what it should give.
+r"""Ridge regression of a convolution's weights, from its inputs to its targets.
 
 For inputs x (the values under the kernel, and 1 for a bias) and targets y, summed over sampled places:
 
@@ -31,9 +31,14 @@ BLOCK = 1024  # inputs whose sums with all others are added up at once
 
 
 def equations(inputs: int, outputs: int, places: int, intercept: bool, device: torch.device) -> "Equations":
-    """Equations of no place yet, for about ``places`` of them: whichever form is smaller.
+    """Empty equations for about ``places`` places, in whichever form is smaller.
 
-    ``intercept`` says whether the outputs have a free constant, which no ridge holds back.
+    Args:
+        inputs: number of inputs, D.
+        outputs: number of outputs, O.
+        places: expected number of places.
+        intercept: the outputs have a constant, which the ridge does not penalise.
+        device: where they are solved.
     """
     if places < inputs:
         return FewPlaces([], [], intercept, device)
@@ -50,7 +55,7 @@ class NormalEquations:
 
     @classmethod
     def zeros(cls, inputs: int, outputs: int, intercept: bool, device: torch.device) -> "NormalEquations":
-        """Equations of no place yet."""
+        """Equations without any place."""
 
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(*shape, dtype=torch.float64, device=device)
@@ -137,7 +142,7 @@ Equations = NormalEquations | FewPlaces
 
 
 def _used(scale: Tensor) -> Tensor:
-    """Which inputs get a weight: one that never changes gets none."""
+    """Which inputs get a weight; constant ones get none."""
     return scale > 1e-6 * scale.max()
 
 
@@ -170,7 +175,7 @@ def solve_with_held_out(fit: Equations, held_out: Sequence[tuple[Tensor, Tensor]
 def fit_scores(x: Tensor, logits: Tensor, start: Tensor, sigmoid: bool) -> Tensor:
     """Weights (D + 1, O) of a segmentation layer whose probabilities are nearest to the teacher's.
 
-    Equal logits would be too much to ask: far from any border their size says nothing. The cross-entropy with the
+    Equal logits are not needed: far from any border their size does not matter. The cross-entropy with the
     teacher's probabilities is convex in the weights; L-BFGS minimises it, from the solution for the logits.
 
     Args:
@@ -185,11 +190,11 @@ def fit_scores(x: Tensor, logits: Tensor, start: Tensor, sigmoid: bool) -> Tenso
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        mine = x @ weights[:-1] + weights[-1]
+        predicted = x @ weights[:-1] + weights[-1]
         if sigmoid:
-            loss = F.binary_cross_entropy_with_logits(mine, target)
+            loss = F.binary_cross_entropy_with_logits(predicted, target)
         else:
-            loss = F.cross_entropy(mine, target)
+            loss = F.cross_entropy(predicted, target)
         loss.backward()
         return loss
 
@@ -222,14 +227,14 @@ def _coordinates(places: Tensor, like: Tensor, shape: tuple[int, ...]) -> tuple[
     return torch.unravel_index(places.to(like.device), shape)
 
 
-def at(features: Tensor, places: Tensor) -> Tensor:
+def values_at(features: Tensor, places: Tensor) -> Tensor:
     """Values of features (B, C, \\*spatial) at flat indices of (B, \\*spatial): (N, C)."""
     b, *where = _coordinates(places, features, (features.shape[0], *features.shape[2:]))
     return features[(b, slice(None), *where)]
 
 
 def under_kernel(conv: Any, features: Tensor, places: Tensor) -> Tensor:
-    """What a convolution sees at places of its output.
+    """Inputs under a convolution's kernel at places of its output.
 
     Args:
         conv: a convolution with zero padding.

@@ -1,4 +1,4 @@
-"""Solves a student layer by layer, each on what the layers before it give already."""
+"""Solves a student layer by layer, each on the outputs of the layers that are solved already."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nnunet_kd.inheritance.hooks import hooks
 from nnunet_kd.inheritance.pairs import Layer, Pairing, Segment, is_transposed
-from nnunet_kd.inheritance.regression import at, equations, fit_scores, solve_with_held_out, under_kernel
+from nnunet_kd.inheritance.regression import equations, fit_scores, solve_with_held_out, under_kernel, values_at
 
 HELD_OUT = 4  # every fourth batch chooses the ridge
 
@@ -27,7 +27,7 @@ def solve(
         pairing: the layers.
         images: batches (B, C, *spatial).
         places: of every layer and batch, flat indices.
-        targets: of every layer and batch, (N, O); they are used up.
+        targets: of every layer and batch, (N, O); emptied on the way.
         sigmoid: the networks' outputs are independent regions.
     """
     outputs: dict[int, list[Tensor]] = {-1: list(images)}
@@ -56,28 +56,28 @@ def _solve_layer(
     sizes = (len(conv.weight), conv.weight.shape[1] * kernel)  # of a transposed convolution: C, O * kernel
     if not is_transposed(conv):
         sizes = (sizes[1], sizes[0])
-    device = conv.weight.device if conv.weight.device.type != "mps" else torch.device("cpu")  # which knows no float64
+    device = conv.weight.device if conv.weight.device.type != "mps" else torch.device("cpu")  # which has no float64
     intercept = conv.bias is not None or layer.norm is not None
     fit = equations(*sizes, sum(map(len, places)), intercept, device)
-    features, seen, aims, held_out = [], [], [], []
+    features, inputs_at_places, targets_at_places, held_out = [], [], [], []
     for b, (feature, shortcut) in enumerate(_observe(layer, segment, inputs)):
-        x = at(feature, places[b]) if is_transposed(conv) else under_kernel(conv, feature, places[b])
-        y = targets[b] if shortcut is None else targets[b] - at(shortcut, places[b])
+        x = values_at(feature, places[b]) if is_transposed(conv) else under_kernel(conv, feature, places[b])
+        y = targets[b] if shortcut is None else targets[b] - values_at(shortcut, places[b])
         if b % HELD_OUT == HELD_OUT - 1:
             held_out.append((x, y))
         else:
             fit.add(x, y)
         if layer.is_scores:
-            seen.append(x)
+            inputs_at_places.append(x)
         if layer.fits_norm:
             features.append(feature)
-            aims.append(y)
+            targets_at_places.append(y)
     weights, _ = solve_with_held_out(fit, held_out)
     if layer.is_scores:
-        weights = fit_scores(torch.cat(seen), torch.cat(list(targets)), weights, sigmoid)
+        weights = fit_scores(torch.cat(inputs_at_places), torch.cat(list(targets)), weights, sigmoid)
     _assign(layer, weights)
     if layer.fits_norm:
-        _fit_norm(layer, features, aims, places)
+        _fit_norm(layer, features, targets_at_places, places)
 
 
 class _Reached(Exception):  # noqa: N818
@@ -88,14 +88,14 @@ def _observe(
     layer: Layer, segment: Segment, inputs: Sequence[Sequence[Tensor]]
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """For every batch what goes into the layer, and what its block's shortcut adds to what comes out."""
-    seen: dict[str, Tensor] = {}
+    recorded: dict[str, Tensor] = {}
 
     def stop(_: nn.Module, x: tuple[Tensor, ...]) -> None:
-        seen["input"] = x[0]
+        recorded["input"] = x[0]
         raise _Reached
 
     def note(_: nn.Module, x: tuple[Tensor, ...]) -> None:
-        seen["block"] = x[0]
+        recorded["block"] = x[0]
 
     handles = [layer.conv.register_forward_pre_hook(stop)]
     if layer.block is not None:
@@ -104,7 +104,7 @@ def _observe(
         for x in inputs:
             with suppress(_Reached):
                 segment.run(*x)
-            yield seen["input"], None if layer.block is None else layer.block.skip(seen["block"])
+            yield recorded["input"], None if layer.block is None else layer.block.skip(recorded["block"])
 
 
 def _assign(layer: Layer, weights: Tensor) -> None:
@@ -128,7 +128,7 @@ def _assign(layer: Layer, weights: Tensor) -> None:
         layer.norm.running_mean.sub_(constant)  # the student's values lack the constant
 
 
-def _fit_norm(layer: Layer, features: Sequence[Tensor], aims: Sequence[Tensor], places: Sequence[Tensor]) -> None:
+def _fit_norm(layer: Layer, features: Sequence[Tensor], targets: Sequence[Tensor], places: Sequence[Tensor]) -> None:
     """Scale and shift with which the student's normalised values are nearest to the target, for each channel."""
     norm: Any = layer.norm
     if hasattr(norm, "running_mean") and norm.running_mean is not None:
@@ -139,8 +139,8 @@ def _fit_norm(layer: Layer, features: Sequence[Tensor], aims: Sequence[Tensor], 
         return
     norm.weight.fill_(1)
     norm.bias.zero_()
-    u = torch.cat([at(norm(layer.conv(x)), p) for x, p in zip(features, places, strict=True)])
-    y = torch.cat(list(aims))
+    u = torch.cat([values_at(norm(layer.conv(x)), p) for x, p in zip(features, places, strict=True)])
+    y = torch.cat(list(targets))
     mean_u, mean_y = u.mean(0), y.mean(0)
     slope = ((u - mean_u) * (y - mean_y)).sum(0) / (u - mean_u).square().sum(0).clamp_min(1e-12)
     norm.weight.copy_(slope)

@@ -1,4 +1,4 @@
-"""Where a student starts: which teacher it takes over, and what it is worth before any training."""
+"""A student's initial weights: from which teacher, and its Dice before any training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -134,11 +134,11 @@ def inherit(
         features = int(network.compute_conv_feature_map_size(configuration.patch_size))
         return draw_batches(dataset, configuration, labels, features, device, seed, cascaded)
 
-    mine, theirs = network.state_dict(), teacher.state_dict()
-    if {k: v.shape for k, v in mine.items()} == {k: v.shape for k, v in theirs.items()}:
-        network.load_state_dict(theirs)
+    weights = teacher.state_dict()
+    if {k: v.shape for k, v in network.state_dict().items()} == {k: v.shape for k, v in weights.items()}:
+        network.load_state_dict(weights)
         return None
-    pair_layers(network, teacher)  # says so before anything is drawn
+    pair_layers(network, teacher)  # refuses before any patch is drawn
     reconstruct(network, teacher, draw(training, seed), _importance_loss(labels), labels.has_regions, seed, progress)
     measured = draw(validation, seed + 1)
     patches = sum(len(b.images) for b in measured)

@@ -25,13 +25,13 @@ from nnunet_kd.utilities.preprocessed import PreprocessedImage
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-MISSING = "is missing"  # what verify says of a case that is not there
+MISSING = "is missing"  # the fault of a case that is not there
 _RECORD = "nnunet_kd"
 _LOCATIONS = "nnunet_kd_locations"
 
 
 class _DamageError(Exception):
-    """Says what is wrong with the file of a case."""
+    """Describes what is wrong with the file of a case."""
 
 
 class SoftLabelStore:

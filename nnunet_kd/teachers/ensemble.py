@@ -81,7 +81,7 @@ class TeachingEnsemble:
         return reader_of_maps(self.maps) or reader_of(self.student.plans_manager)
 
     def _turned(self, reader: str) -> dict[str, str]:
-        """What the identity has to say of a reader: nothing when its axes are the student's. Stores of older versions
+        """The reader in the identity: left out when its axes are the student's. Stores of older versions
         did not turn such soft labels to the student's axes, and are not to be taken for these.
         """
         return {} if same_axes(reader, reader_of(self.student.plans_manager)) else {"image_reader_writer": reader}

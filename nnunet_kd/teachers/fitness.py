@@ -19,9 +19,9 @@ def reader_of(plans: PlansManager) -> str:
 
 def preprocessing_differences(student: StudentSpace, teacher: TeacherModel) -> list[str]:
     """What makes the teacher's preprocessed images others than the student's; empty: it reads the student's images."""
-    mine = preprocessing_of(student.plans_manager, student.configuration_manager, student.dataset_json)
-    theirs = preprocessing_of(teacher.plans_manager, teacher.configuration_manager, teacher.dataset_json)
-    return [key for key, value in mine.items() if theirs[key] != value]
+    of_student = preprocessing_of(student.plans_manager, student.configuration_manager, student.dataset_json)
+    of_teacher = preprocessing_of(teacher.plans_manager, teacher.configuration_manager, teacher.dataset_json)
+    return [key for key, value in of_student.items() if of_teacher[key] != value]
 
 
 def preprocessing_of(plans: PlansManager, configuration: ConfigurationManager, dataset_json: Mapping[str, Any]) -> dict:
@@ -46,7 +46,7 @@ def preprocessing_of(plans: PlansManager, configuration: ConfigurationManager, d
 
 
 def check_teacher(student: StudentSpace, teacher: TeacherModel) -> None:
-    """Refuses a teacher whose outputs mean something else, or lie where nobody knows.
+    """Refuses a teacher whose outputs mean something else, or lie in unknown axes.
 
     Raises:
         UserError: names what differs.
@@ -73,11 +73,11 @@ def check_labels(student: StudentSpace, dataset_json: Mapping[str, Any], where: 
     Raises:
         UserError: names both.
     """
-    mine, theirs = (_labels(d) for d in (student.dataset_json, dataset_json))
-    if mine != theirs:
+    expected, found = (_labels(d) for d in (student.dataset_json, dataset_json))
+    if found != expected:
         raise UserError(
-            f"{where}: predicts the labels {theirs[0]}, the student's data set has {mine[0]}; teachers need the same "
-            "labels in the same order."
+            f"{where}: predicts the labels {found[0]}, the student's data set has {expected[0]}; teachers need the "
+            "same labels in the same order."
         )
 
 
@@ -121,11 +121,11 @@ def check_same_input(student: StudentSpace, teacher: TeacherModel) -> None:
 
 def patch_note(student: StudentSpace, teacher: TeacherModel) -> str | None:
     """A sentence for the log when a teacher was trained on patches of another size; None when not."""
-    mine, theirs = student.configuration_manager.patch_size, teacher.configuration_manager.patch_size
-    if list(mine) == list(theirs):
+    patch, trained_on = (list(m.configuration_manager.patch_size) for m in (student, teacher))
+    if patch == trained_on:
         return None
     return (
-        f"WARNING: teacher {teacher.folder.name} was trained on patches of {list(theirs)} voxels and sees {list(mine)} "
+        f"WARNING: teacher {teacher.folder.name} was trained on patches of {trained_on} voxels and sees {patch} "
         "here: with less context than it knows it may teach worse than its own validation says."
     )
 

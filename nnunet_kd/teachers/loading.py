@@ -48,7 +48,7 @@ def build_network(
         )
     try:
         return build(*arguments, inputs, outputs, enable_deep_supervision=False)
-    except Exception as err:  # whatever a class says about arguments that do not fit it
+    except Exception as err:  # whatever a class raises for arguments that do not fit it
         name, reason = cm.network_arch_class_name.rpartition(".")[2], " ".join(str(err).split())[:200]
         raise NetworkError(
             f"{plans_manager.plans_name}, {configuration}: {name} cannot be built from its arguments "
@@ -94,7 +94,7 @@ def load_network(model: TeacherModel, fold: int | str, device: torch.device) -> 
         UserError: when the training diverged, or the checkpoint does not fit the network that its plans describe.
     """
     checkpoint = load_trained(model, fold)
-    with contextlib.redirect_stdout(None):  # nnU-Net talks about trainer folders at every look-up
+    with contextlib.redirect_stdout(None):  # nnU-Net prints trainer folders at every look-up
         network = build_network(
             model.plans_manager, model.configuration, model.dataset_json, str(checkpoint["trainer_name"])
         )

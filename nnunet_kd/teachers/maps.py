@@ -1,4 +1,4 @@
-"""Probability maps from elsewhere in place of teachers: ``CASE.npz``, as nnU-Net writes them."""
+"""Probability maps of another program in place of teachers: ``CASE.npz``, as nnU-Net writes them."""
 
 from pathlib import Path
 

@@ -1,1 +1,1 @@
-"""What knows nothing of distillation: errors, files, schemas, processes, nnU-Net's files and folders."""
+"""Independent of distillation: errors, files, schemas, processes, nnU-Net's files and folders."""

@@ -2,7 +2,7 @@
 
 ``NNUNET_KD_EXTENSIONS`` names folders (separated as in ``PATH``) that are laid out as this package is: ``losses/``,
 ``networks/``, ``dataset_conversion/`` and ``trainers/`` hold Python files, ``plans/`` holds recipes. They count as if
-they were here. As with nnU-Net's ``nnUNet_extTrainer``, whoever sets the variable trusts what is in those folders.
+they were here. As with nnU-Net's ``nnUNet_extTrainer``, setting the variable means trusting what is in those folders.
 """
 
 import importlib

@@ -28,7 +28,7 @@ def check_readers(reader: str, other: str, where: str) -> None:
 
     Args:
         reader: class name of the student's reader.
-        other: of whoever teaches.
+        other: of the teacher, or of the maps.
         where: who that is, for the message.
 
     Raises:

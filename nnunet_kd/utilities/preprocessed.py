@@ -32,12 +32,12 @@ class PreprocessedImage:
 
 @contextmanager
 def reading(folder: str, case: str) -> Iterator[None]:
-    """Turns whatever blosc2, numpy or pickle stumble over in a preprocessed case into one sentence."""
+    """Turns whatever blosc2, numpy or pickle raise for a preprocessed case into one sentence."""
     try:
         yield
     except Exception as err:
-        said = " ".join(str(err).split())
-        reason = said.rstrip(".") if isinstance(err, UserError) else f"{type(err).__name__}: {said[:200]}"
+        text = " ".join(str(err).split())
+        reason = text.rstrip(".") if isinstance(err, UserError) else f"{type(err).__name__}: {text[:200]}"
         raise UserError(
             f"{folder}: the preprocessed files of case {case} cannot be read ({reason}); preprocess this case again."
         ) from err

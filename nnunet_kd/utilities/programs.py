@@ -1,4 +1,4 @@
-"""Console scripts of this environment, and what is said when one fails."""
+"""Console scripts of this environment, and the message when one fails."""
 
 import shutil
 import sys

@@ -15,13 +15,13 @@ from nnunet_kd.inheritance.pairs import CannotInheritError, matched, pair_layers
 from nnunet_kd.inheritance.reconstruct import FOCUS, Batch, _foreground, near_foreground, reconstruct
 from nnunet_kd.inheritance.regression import (
     NormalEquations,
-    at,
     equations,
     fit_scores,
     sample_places,
     solve_with_held_out,
     under_kernel,
     under_transposed,
+    values_at,
 )
 from tests.reference import ridge as reference
 
@@ -268,7 +268,7 @@ def test_under_the_kernel_is_what_the_convolution_sees(kernel, stride, size):
     places = torch.arange(2 * out[0, 0].numel())
     seen = under_kernel(conv, x, places)
     np.testing.assert_allclose(seen.numpy(), reference.columns(x.numpy(), kernel, stride))
-    torch.testing.assert_close(seen @ conv.weight.flatten(1).T + conv.bias, at(out, places))
+    torch.testing.assert_close(seen @ conv.weight.flatten(1).T + conv.bias, values_at(out, places))
 
 
 def test_under_a_transposed_convolution_is_what_it_gives():
@@ -276,7 +276,7 @@ def test_under_a_transposed_convolution_is_what_it_gives():
     x = torch.randn(2, 3, 2, 3, 4, dtype=torch.float64)
     places = torch.tensor([0, 7, 23, 24, 47])
     given = under_transposed(conv, conv(x), places)
-    expected = at(x, places) @ conv.weight.flatten(1) + conv.bias.repeat_interleave(4)
+    expected = values_at(x, places) @ conv.weight.flatten(1) + conv.bias.repeat_interleave(4)
     torch.testing.assert_close(given, expected)
 
 

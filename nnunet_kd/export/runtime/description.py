@@ -1,4 +1,4 @@
-"""What ``bundle.json`` says, checked once and typed."""
+"""Content of ``bundle.json``, checked once and typed."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -65,7 +65,7 @@ class Resampling:
 
 @dataclass(frozen=True)
 class Description:
-    """A bundle. Spatial axes are those of the network, (z, y, x) after ``transpose``, unless said otherwise.
+    """A bundle. Spatial axes are those of the network, (z, y, x) after ``transpose``, unless noted.
 
     Attributes:
         files: engine (``openvino``, ``onnx``) -> network file.

@@ -141,7 +141,7 @@ def _wait(writing: Future | None, log: Callable[[str], None]) -> int:
 
 
 class Progress:
-    """A line on a terminal that says how much of a case is done, and when it will be; nothing elsewhere."""
+    """A line on a terminal with the progress of a case and the time left; nothing elsewhere."""
 
     def __init__(self, name: str):
         self._name, self._start, self._shown = name, time.monotonic(), 0.0

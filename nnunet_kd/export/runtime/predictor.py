@@ -20,7 +20,7 @@ class Predictor:
     """A bundle with its network in memory; use one from one thread at a time.
 
     Attributes:
-        bundle: what ``bundle.json`` says.
+        bundle: content of ``bundle.json``.
         engine: ``openvino`` or ``onnx``.
         network: (1, inputs, *patch) -> logits (1, outputs, *patch), mirrored.
     """
