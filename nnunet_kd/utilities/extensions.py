@@ -66,7 +66,7 @@ def _import(file: Path) -> ModuleType:
         module = importlib.import_module(name)
     except UserError:
         raise
-    except Exception as err:  # whatever a user's file raises
+    except (Exception, SystemExit) as err:  # whatever a user's file raises; a script may end with sys.exit()
         raise UserError(f"{VARIABLE}: {file} cannot be imported ({type(err).__name__}: {err}).") from err
     if getattr(module, "__file__", None) is None or Path(str(module.__file__)).resolve() != file:
         raise UserError(f"{VARIABLE}: {file} has the name of another module, {name}; rename it.")

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.run.run_training import get_trainer_from_args
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
@@ -225,6 +226,34 @@ def test_batches_are_mixed_in_2d_and_3d(patch):
     assert batch["data"].shape == (3, 1, *patch)
     assert [float(x.max()) for x in batch["data"]] == [1, 1, 2]
     assert batch["target"].shape == (3, 1, *patch)
+
+
+class Spots(Cases):
+    """One voxel of foreground in each case, whose image is -1 there."""
+
+    def load_case(self, identifier):
+        image, segmentation, previous, _ = super().load_case(identifier)
+        image[0, 3, 10, 10] = -1
+        return image, segmentation, previous, {"class_locations": {1: np.array([[0, 3, 10, 10]])}}
+
+
+class Brighter(BasicTransform):
+    """An augmentation that is easily seen."""
+
+    def apply(self, data_dict, **params):
+        return {**data_dict, "image": data_dict["image"] + 10}
+
+
+def test_labeled_and_unlabeled_cases_are_oversampled_and_augmented_alike():
+    labels = LabelManager({"background": 0, "a": 1}, None)
+    np.random.seed(0)
+    mixed = mix_in(
+        nnUNetDataLoader(Spots(1), 3, (8, 8), (8, 8), labels, 0.5, transforms=Brighter()), Spots(2), 2, 1, labels
+    )
+    patches = torch.cat([next(mixed)["data"] for _ in range(150)])
+    foreground = (patches == 9).flatten(1).any(1).view(150, 3).float().mean(0)
+    assert ((foreground > 0.4) & (foreground < 0.65)).all(), f"{foreground}: half of them, and few more by chance"
+    assert patches.min() == 9
 
 
 def test_workers_are_nnunets_own(monkeypatch):
