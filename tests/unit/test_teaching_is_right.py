@@ -39,10 +39,14 @@ def _toy(tmp_path_factory):
         yield toy
 
 
-def soft_label_terms(logits, t, weights, direction="teacher_student", temperature=3.0):
-    """Values of kl, mse, soft_ce and soft_dice (B, C, *spatial) by their formulas; voxels' weights (B, *spatial)."""
+def soft_label_terms(logits, t, weights, direction="teacher_student", temperature=3.0, tempered=None):
+    """Values of kl, mse, soft_ce and soft_dice by their formulas.
+
+    Logits, teachers' probabilities and tempered ones, where they are known, (B, C, *spatial); weights (B, *spatial).
+    """
     z, t, weights = logits.double(), t.double(), weights.double()
     log_p, log_pt, log_qt = z.log_softmax(1), (z / temperature).log_softmax(1), (t.log() / temperature).log_softmax(1)
+    log_qt = log_qt if tempered is None else tempered.double().log()
     p, count = log_p.exp(), weights.sum()
     a, b = (log_qt, log_pt) if direction == "teacher_student" else (log_pt, log_qt)
     kl = temperature**2 * ((a.exp() * (a - b)).sum(1) * weights).sum() / count
@@ -65,12 +69,15 @@ def certainty(t):
     return (t.shape[1] * t.amax(1) - 1) / (t.shape[1] - 1)
 
 
-def expected_terms(outputs, t, inside, weigh=lambda t: 1.0, direction="teacher_student"):
+def expected_terms(outputs, t, inside, weigh=lambda t: 1.0, direction="teacher_student", tempered=None):
     """All four terms, summed over the two outputs that count and weighted as in TERMS."""
     sums = dict.fromkeys(TERMS, 0.0)
-    for logits, weight, (labels, mask) in zip(outputs, OUTPUT_WEIGHTS, ((t, inside), halved(t, inside)), strict=False):
+    lower = halved(t, inside), None if tempered is None else halved(tempered, inside)[0]
+    for logits, weight, ((labels, mask), q) in zip(
+        outputs, OUTPUT_WEIGHTS, (((t, inside), tempered), lower), strict=False
+    ):
         labels = torch.where(mask[:, None], labels.double(), 1 / labels.shape[1])  # any distribution: it is not counted
-        for name, value in soft_label_terms(logits, labels, mask * weigh(labels), direction).items():
+        for name, value in soft_label_terms(logits, labels, mask * weigh(labels), direction, tempered=q).items():
             sums[name] += weight * TERMS[name]["weight"] * float(value)
     return sums
 
@@ -141,10 +148,30 @@ def test_teachers_in_memory_teach_as_they_predict(toy, kind, training):
     with torch.no_grad():
         teacher = network_of(folder)(batch["data"])
     inside = torch.ones(3, 16, 16, 16, dtype=torch.bool)
+    expected = expected_terms(outputs, teacher.softmax(1), inside, tempered=(teacher / 3).softmax(1))
     for _ in range(2):
         found = step(trainer, batch)
-        assert_terms(found, expected_terms(outputs, teacher.softmax(1), inside))
+        assert_terms(found, expected)
         assert found["kd_hard"] == pytest.approx(float(trainer.loss(outputs, batch["target"])), rel=1e-4)
+
+
+@pytest.mark.parametrize("training", ["feature", "several"])
+def test_unlabeled_cases_have_teachers_in_memory_but_no_reference(toy, training):
+    kd = {"distillation": TERMS, "unlabeled": {"fraction": 0.5}, "multi_teacher": {"weights": "inverse"}}
+    trainer = start(toy, training, kd if training == "several" else {**kd, "multi_teacher": {}}, batch_size=4)
+    batch = random_batch(4)
+    outputs = outputs_of(trainer, batch)
+    found = step(trainer, batch)
+    hard = trainer.loss([o[:2] for o in outputs], [x[:2] for x in batch["target"]])
+    assert found["kd_hard"] == pytest.approx(float(hard), rel=1e-4)
+    batch["target"] = [torch.where(torch.arange(4).view(4, 1, 1, 1, 1) < 2, x, 1.0) for x in batch["target"]]
+    assert step(trainer, batch) == found, "what stands for the reference of an unlabeled case counts nowhere"
+    weights = found["kd_teacher_weights"]
+    with torch.no_grad():
+        logits = [network_of(toy.results / TEACHER, f)(batch["data"]) for f in range(len(weights))]
+    mean, tempered = (sum(w * (z / t).softmax(1) for w, z in zip(weights, logits, strict=True)) for t in (1, 3))
+    inside = torch.ones(4, 16, 16, 16, dtype=torch.bool)
+    assert_terms(found, expected_terms(outputs, mean, inside, tempered=tempered))
 
 
 @pytest.mark.parametrize("training", ["several", "several, stored"])
@@ -154,13 +181,15 @@ def test_several_teachers_teach_their_weighted_mean(toy, training):
     )
     batch, inside = random_batch(2), torch.ones(2, 16, 16, 16, dtype=torch.bool)
     with torch.no_grad():
-        first, second = (network_of(toy.results / TEACHER, f)(batch["data"]).softmax(1) for f in (0, 1))
+        logits = [network_of(toy.results / TEACHER, f)(batch["data"]) for f in (0, 1)]
+    first, second = (z.softmax(1) for z in logits)
+    tempered = 0.75 * (logits[0] / 3).softmax(1) + 0.25 * (logits[1] / 3).softmax(1)
     if training == "several, stored":
-        (first, inside), (second, _) = soft_labels(2), soft_labels(2, seed=3)
+        (first, inside), (second, _), tempered = soft_labels(2), soft_labels(2, seed=3), None
     assert (first - second).abs().mean() > 0.05
     outputs = outputs_of(trainer, batch)
     found = step(trainer, batch if training == "several" else with_channels(batch, (first, inside), (second, inside)))
-    assert_terms(found, expected_terms(outputs, 0.75 * first + 0.25 * second, inside))
+    assert_terms(found, expected_terms(outputs, 0.75 * first + 0.25 * second, inside, tempered=tempered))
     assert found["kd_teacher_weights"] == pytest.approx([0.75, 0.25])
 
 
