@@ -7,9 +7,10 @@ import numpy as np
 
 from nnunet_kd.teaching.peer import freeze_side_outputs
 from nnunet_kd.teaching.peers import STATE, Peers
-from nnunet_kd.trainers.student import nnUNetTrainerKDStudent
 from nnunet_kd.utilities.curves import append_curves
 from nnunet_kd.utilities.ranks import gather
+
+from .student import nnUNetTrainerKDStudent
 
 
 class nnUNetTrainerKDCrossTeaching(nnUNetTrainerKDStudent):

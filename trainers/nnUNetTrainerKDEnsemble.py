@@ -1,7 +1,8 @@
 """Offline distillation of an ensemble from stored soft labels."""
 
 from nnunet_kd.teaching.stored import StoredEnsemble
-from nnunet_kd.trainers.student import nnUNetTrainerKDStudent
+
+from .student import nnUNetTrainerKDStudent
 
 
 class nnUNetTrainerKDEnsemble(nnUNetTrainerKDStudent):

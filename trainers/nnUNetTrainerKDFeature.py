@@ -1,7 +1,8 @@
 """Feature distillation from one frozen teacher in memory."""
 
 from nnunet_kd.teaching.memory import OneTeacherInMemory
-from nnunet_kd.trainers.student import nnUNetTrainerKDStudent
+
+from .student import nnUNetTrainerKDStudent
 
 
 class nnUNetTrainerKDFeature(nnUNetTrainerKDStudent):

@@ -8,7 +8,8 @@ from nnunet_kd.config import KDConfig
 from nnunet_kd.teaching.memory import TeachersInMemory
 from nnunet_kd.teaching.source import TeachingSource
 from nnunet_kd.teaching.stored import StoredTeachers
-from nnunet_kd.trainers.student import TEACHER_WEIGHTS, nnUNetTrainerKDStudent
+
+from .student import TEACHER_WEIGHTS, nnUNetTrainerKDStudent
 
 
 class nnUNetTrainerKDMultiTeacher(nnUNetTrainerKDStudent):

@@ -1,6 +1,6 @@
 """Teachers: nnU-Net's trainer with its numbers in the plans."""
 
-from nnunet_kd.trainers.base import nnUNetTrainerKDBase
+from .base import nnUNetTrainerKDBase
 
 
 class nnUNetTrainerKDTeacher(nnUNetTrainerKDBase):

@@ -14,10 +14,11 @@ from nnunet_kd.losses.distillation import common_scale
 from nnunet_kd.teachers.gap import compare_validation
 from nnunet_kd.teaching.reference import Reference
 from nnunet_kd.teaching.source import TeachingSource, Training, in_float32
-from nnunet_kd.trainers.base import nnUNetTrainerKDBase
 from nnunet_kd.utilities.curves import append_curves
 from nnunet_kd.utilities.errors import UserError, exit_on_user_error
 from nnunet_kd.utilities.ranks import gather
+
+from .base import nnUNetTrainerKDBase
 
 TEACHER_WEIGHTS = "kd_teacher_weights"
 
