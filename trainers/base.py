@@ -28,7 +28,7 @@ from nnunet_kd.teaching.source import in_float32
 from nnunet_kd.utilities.averaging import AveragedWeights
 from nnunet_kd.utilities.environment import limit_threads
 from nnunet_kd.utilities.errors import UserError, exit_on_user_error
-from nnunet_kd.utilities.files import write_whole
+from nnunet_kd.utilities.files import check_writable, write_whole
 from nnunet_kd.utilities.nnunet_files import check_plans
 from nnunet_kd.utilities.random_state import random_state, seed_generators, set_random_state
 from nnunet_kd.utilities.ranks import bare, gather, number_of_ranks, waiting_for_all
@@ -44,6 +44,17 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
     _initial_weights: tuple[float, ...] = ()
     _has_trained = False
     _resumed: dict[str, Any] | None = None  # this package's entries of a checkpoint that was loaded
+
+    def __new__(cls, plans: dict[str, Any], configuration: str, fold: int | str, *args: Any, **kwargs: Any) -> Any:
+        """Refuses a results folder that cannot be written to: nnU-Net 2.8 makes the fold's folder in ``__init__``."""
+        if nnUNet_results.is_set():
+            model = f"{cls.__name__}__{plans['plans_name']}__{configuration}"
+            with exit_on_user_error():
+                check_writable(
+                    Path(nnUNet_results) / plans["dataset_name"] / model / f"fold_{fold}",
+                    "mend its permissions, or set nnUNet_results to another folder",
+                )
+        return super().__new__(cls)
 
     def initialize(self) -> None:
         """Reads the ``"kd"`` block, then builds network, optimizer and loss as nnU-Net does."""

@@ -1,5 +1,6 @@
 """A student's initial weights: from which teacher, and its Dice before any training."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,8 @@ class Scores:
 
 
 def best_member(models: Sequence[TeacherModel]) -> Member:
-    """The network with the highest mean validation Dice (Noothout et al. 2022, Section 2.2); unvalidated ones last.
+    """The network with the highest mean validation Dice (Noothout et al. 2022, Section 2.2); unvalidated ones last,
+    and those whose Dice is not defined.
 
     Raises:
         UserError: when there is no network.
@@ -60,7 +62,7 @@ def best_member(models: Sequence[TeacherModel]) -> Member:
             members.append(Member(model, fold, None if summary is None else summary.dice))
     if not members:
         raise UserError("kd.teachers: there is no teacher to start from.")
-    return max(members, key=lambda m: -1.0 if m.dice is None else m.dice)
+    return max(members, key=lambda m: -1.0 if m.dice is None or math.isnan(m.dice) else m.dice)
 
 
 def named_member(text: str, dataset_results: Path) -> Member:

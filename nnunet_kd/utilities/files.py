@@ -204,15 +204,19 @@ def _machine() -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, remedy: str = "choose another with -o") -> None:
     """Refuses, before the work, a folder that could not be made or written to after it.
+
+    Args:
+        folder: need not exist.
+        remedy: what the user can do.
 
     Raises:
         UserError: names what is in the way.
     """
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not (there.is_dir() and os.access(there, os.W_OK)):
-        raise UserError(f"{there}: not a folder that can be written to; choose another with -o.")
+        raise UserError(f"{there}: not a folder that can be written to; {remedy}.")
 
 
 def sync_to_disk(file: Path) -> None:

@@ -131,3 +131,14 @@ def test_a_disk_that_is_full_ends_a_training_with_one_sentence_and_keeps_the_las
     assert "free some space" in said
     assert load_checkpoint_file(latest)["current_epoch"] == 1
     assert not list(latest.parent.glob(".*"))
+
+
+def test_a_results_folder_that_cannot_be_written_to_is_one_sentence_before_nnunet_makes_folders_in_it(
+    toy, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "file" / "results"))
+    with pytest.raises(SystemExit) as stop:
+        get_trainer_from_args("900", "3d_fullres", 0, "nnUNetTrainerKDTeacher", "Teacher", device=torch.device("cpu"))
+    assert stop.value.code == 2
+    assert f"{tmp_path / 'file'}: not a folder that can be written to; mend its permissions" in capsys.readouterr().err

@@ -70,6 +70,14 @@ def test_a_student_with_its_teachers_architecture_starts_as_the_best_of_them(toy
     assert "fold 1 (validation Dice 0.7000)" in log_of(log)
 
 
+def test_a_teacher_whose_dice_is_not_defined_is_not_the_best(toy):
+    validate(toy, 0, float("nan"))
+    validate(toy, 1, 0.1)
+    write_student(toy)
+    _, after, _ = started(STORED)
+    assert equal(after, weights_of(toy, 1))
+
+
 def test_a_named_teacher_is_inherited_from(toy):
     validate(toy, 1, 0.7)
     write_student(toy, inherit_from=f"{TEACHER}:0")
