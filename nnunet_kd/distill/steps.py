@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_kd.config import KDConfig
-from nnunet_kd.planning.next_steps import reads_soft_labels, uses_unlabeled
+from nnunet_kd.planning.next_steps import teaching_source
 from nnunet_kd.teachers.model import TeacherModel
 from nnunet_kd.utilities.files import list_folder
 
@@ -96,10 +96,11 @@ class Distillation:
         if not self.data_folder.is_dir():
             command = ["nnUNetv2_preprocess", *where, "-plans_name", self.base_plans, "-np", str(self.processes)]
             groups.append([Step("preprocessed images", command, "preprocess", self.data_folder.is_dir)])
-        if uses_unlabeled(self.kd):
+        source = teaching_source(self.kd)
+        if source.wants_unlabeled(self.kd):
             command = ["nnUNetv2_kd", "preprocess-unlabeled", *where, "-p", self.plans, "-np", str(self.processes)]
             groups.append([Step("preprocessed images without labels", command, "preprocess_unlabeled")])
-        if reads_soft_labels(self.kd):
+        if source.stores_soft_labels:
             command = ["nnUNetv2_kd", "softlabels", *where, "-p", self.plans, "-device", self.device]
             groups.append([Step("soft labels: what the teachers say about every case", command, "softlabels")])
         trained = self.students

@@ -5,7 +5,7 @@ from pathlib import Path
 from nnunet_kd.planning.budget import choose_student
 from nnunet_kd.planning.comparison import compare
 from nnunet_kd.planning.draft import Draft, Request, make_draft
-from nnunet_kd.planning.next_steps import next_commands
+from nnunet_kd.planning.next_steps import next_commands, teaching_source
 from nnunet_kd.planning.notes import notes
 from nnunet_kd.planning.patch import check_patch
 from nnunet_kd.planning.plans import check_plans_name, check_target, default_plans_name
@@ -24,6 +24,8 @@ def make_plans(request: Request) -> str:
         UserError: for what cannot be planned; nothing is written then.
     """
     draft = make_draft(request)
+    if draft.config.role == "student":
+        teaching_source(draft.config)  # is there such a trainer?
     if request.name:
         _target(draft, request.name)  # before candidates are measured for minutes
     draft, lines = choose_student(draft)

@@ -2,24 +2,26 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.config import KDConfig
+from nnunet_kd.teachers.loading import find_trainer
+from nnunet_kd.utilities.errors import UserError
 
 
-def reads_soft_labels(config: KDConfig) -> bool:
-    """Whether the student's trainer learns from stored soft labels rather than from teachers in memory."""
-    stored = config.multi_teacher.source == "stored"
-    trainer = config.student.trainer
-    return trainer == "nnUNetTrainerKDEnsemble" or (trainer == "nnUNetTrainerKDMultiTeacher" and stored)
+def teaching_source(config: KDConfig) -> Any:
+    """Where the student's trainer takes its teaching from: a class of ``nnunet_kd.teaching``, which says what it needs.
 
-
-def uses_unlabeled(config: KDConfig) -> bool:
-    """Whether the student's trainer learns from unlabeled cases."""
-    if config.student.trainer == "nnUNetTrainerKDCrossTeaching":
-        return config.cross_teaching.unlabeled.weight > 0
-    return config.student.trainer == "nnUNetTrainerKDEnsemble" and config.unlabeled.fraction > 0
+    Raises:
+        UserError: when there is no such trainer, or it trains no students.
+    """
+    name = config.student.trainer
+    trainer = find_trainer(name)
+    if not hasattr(trainer, "source_for"):
+        raise UserError(f"kd.student.trainer: {name} trains no students of teachers; name another trainer.")
+    return trainer.source_for(config)
 
 
 def next_commands(
@@ -36,11 +38,12 @@ def next_commands(
     for c in order:
         trainer = "nnUNetTrainerKDTeacher" if config.role == "teacher" else config.student.trainer
         if config.role == "student":
-            if c in missing and trainer != "nnUNetTrainerKDCrossTeaching":
+            source = teaching_source(config)
+            if c in missing and source.has_teachers:
                 lines.append(f"  nnUNetv2_train {dataset} {c} FOLD -tr {config.default_teacher} -p {config.base_plans}")
-            if uses_unlabeled(config):
+            if source.wants_unlabeled(config):
                 lines.append(f"  nnUNetv2_kd preprocess-unlabeled -d {dataset} -c {c} -p {p}")
-            if reads_soft_labels(config):
+            if source.stores_soft_labels:
                 lines.append(f"  nnUNetv2_kd softlabels -d {dataset} -c {c} -p {p}")
         start = f" -pretrained_weights {weight_files[c]}" if c in weight_files else ""
         lines.append(f"  nnUNetv2_train {dataset} {c} FOLD -tr {trainer} -p {p}{start}")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from nnunet_kd.planning.draft import Draft
 from nnunet_kd.planning.network import PlannedModel
+from nnunet_kd.planning.next_steps import teaching_source
 
 
 def notes(draft: Draft, models: Sequence[PlannedModel]) -> list[str]:
@@ -24,11 +25,11 @@ def notes(draft: Draft, models: Sequence[PlannedModel]) -> list[str]:
             result.append(f"checkpoints of {c} need the package nnunet_kd at prediction, not its trainers.")
         if previous := manager.previous_stage_name:
             result.append(f"{c} refines the prediction of {previous}, whose cost comes on top.")
-        one = config.role == "student" and config.student.trainer == "nnUNetTrainerKDFeature"
-        networks = sum(len(m.folds) for m in draft.teachers(c)) if one else 0
-        if networks > 1 and config.ensemble.membership != "same_fold":
+        most = teaching_source(config).most_teachers if config.role == "student" else None
+        networks = sum(len(m.folds) for m in draft.teachers(c)) if most else 0
+        if most and networks > most and config.ensemble.membership != "same_fold":
             result.append(
-                f"nnUNetTrainerKDFeature has one teacher network, {c} has {networks}; name one with --teachers "
+                f"{config.student.trainer} has one teacher network, {c} has {networks}; name one with --teachers "
                 "FOLDER:FOLD, set ensemble.membership=same_fold, or use nnUNetTrainerKDMultiTeacher."
             )
     for teacher in config.cross_teaching.teachers:

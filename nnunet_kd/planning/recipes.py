@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_kd.config import KDConfig, Teacher
+from nnunet_kd.losses.feature_term import FEATURE_TERMS
+from nnunet_kd.losses.soft_labels import SOFT_LABEL_TERMS
 from nnunet_kd.planning.student import StudentSpec, parse_student
 from nnunet_kd.teachers.model import split_folds
 from nnunet_kd.utilities.errors import UserError
@@ -78,12 +80,13 @@ def make_kd_block(
 ) -> KDConfig:
     """The validated ``"kd"`` block: recipe, then the named options, then ``key=value`` settings; later ones win.
 
-    A ``"kd"`` block of the base plans is not taken over.
+    A recipe names the terms that it wants: the weights of the others are 0. A ``"kd"`` block of the base plans is not
+    taken over.
 
     Raises:
         UserError: for values that are unknown, impossible or contradict each other.
     """
-    block = deepcopy(recipe.kd) if recipe else {}
+    block = _only_named_terms(recipe.kd) if recipe else {}
     if role:
         block["role"] = role
     if student:
@@ -104,3 +107,13 @@ def make_kd_block(
     if config.role == "teacher" and config.teachers:
         raise UserError("--teachers: plans for a teacher need none; leave them out or use --role student.")
     return config
+
+
+def _only_named_terms(kd: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's block with weight 0 for every term that it does not name."""
+    block = deepcopy(kd)
+    for key, registry in (("distillation", SOFT_LABEL_TERMS), ("features", FEATURE_TERMS)):
+        terms = block.setdefault(key, {})
+        for name in registry.terms:
+            terms.setdefault(name, {"weight": 0.0})
+    return block

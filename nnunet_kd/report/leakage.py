@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunetv2.paths import nnUNet_preprocessed
-from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunet_kd.config import KDConfig
 from nnunet_kd.inheritance.start import named_member
 from nnunet_kd.teachers.ensemble import TeachingEnsemble
+from nnunet_kd.teachers.loading import find_trainer
 from nnunet_kd.teachers.model import TeacherModel
 from nnunet_kd.teachers.student_data import StudentSpace
 from nnunet_kd.trainers.base import nnUNetTrainerKDBase
@@ -138,8 +138,8 @@ def _was_taught(model: TeacherModel, kd: KDConfig) -> bool:
     The undistilled twin shares the student's plans; it has teachers only when it inherits from one.
     """
     try:
-        trainer = recursive_find_trainer_class_by_name(model.trainer_name)
-    except Exception:  # of a package that is not installed; nnU-Net imports whatever is in nnUNet_extTrainer
+        trainer = find_trainer(model.trainer_name)
+    except UserError:  # of a package that is not installed
         return False
     if issubclass(trainer, nnUNetTrainerKDStudent):
         return trainer.source_for(kd).has_teachers

@@ -20,6 +20,22 @@ class NetworkError(UserError):
     """A network cannot be built from the arguments that plans give."""
 
 
+def find_trainer(name: str) -> Any:
+    """A trainer's class, as nnU-Net finds it.
+
+    Raises:
+        UserError: when nnU-Net does not find it.
+    """
+    try:
+        with contextlib.redirect_stdout(None):  # nnU-Net talks about trainer folders at every look-up
+            return recursive_find_trainer_class_by_name(name)
+    except Exception as err:  # nnU-Net imports whatever is in nnUNet_extTrainer
+        raise UserError(
+            f"trainer {name}: cannot be imported, but it is needed; mend the name, install the package it comes "
+            "from or add its folder to nnUNet_extTrainer."
+        ) from err
+
+
 def build_network(
     plans_manager: PlansManager, configuration: str, dataset_json: dict, trainer_name: str
 ) -> torch.nn.Module:
@@ -32,13 +48,7 @@ def build_network(
     cm = plans_manager.get_configuration(configuration)
     inputs = determine_num_input_channels(plans_manager, cm, dataset_json)
     outputs = plans_manager.get_label_manager(dataset_json).num_segmentation_heads
-    try:
-        build = recursive_find_trainer_class_by_name(trainer_name).build_network_architecture
-    except Exception as err:  # nnU-Net imports whatever is in nnUNet_extTrainer
-        raise UserError(
-            f"trainer {trainer_name}: cannot be imported, but its network is needed; install the package it comes "
-            "from or add its folder to nnUNet_extTrainer."
-        ) from err
+    build = find_trainer(trainer_name).build_network_architecture
     arguments: tuple[Any, ...] = (plans_manager, cm)
     if "plans_manager" not in inspect.signature(build).parameters:  # trainers written for nnU-Net < 2.8
         arguments = (

@@ -33,12 +33,10 @@ class TeachersInMemory(TeachingSource):
     Attributes:
         teachers: the networks.
         feature_losses: one for each teacher.
-        most_teachers: as many networks it may be; None: any number.
     """
 
     teachers: tuple[FrozenTeacher, ...] = ()
     feature_losses: tuple[FeatureDistillationLoss, ...] = ()
-    most_teachers: int | None = None
     head_optimizer: torch.optim.Optimizer | None = None
     _head_schedule: Any = None
     _student_taps: FeatureTaps | None = None

@@ -86,6 +86,7 @@ class TeachingSource:
     Attributes:
         stores_soft_labels: soft labels are exported before the training.
         has_teachers: there are trained teachers, which can also be inherited from.
+        most_teachers: as many teacher networks there may be; None: any number.
         gives_soft_labels: the terms of ``kd.distillation`` have something to compare with.
         unlabeled: the unlabeled cases, after :meth:`prepare`; None without any.
         labeled_per_batch: labeled cases of a batch.
@@ -94,6 +95,7 @@ class TeachingSource:
 
     stores_soft_labels: ClassVar[bool] = False
     has_teachers: ClassVar[bool] = True
+    most_teachers: ClassVar[int | None] = None
     gives_soft_labels: ClassVar[bool] = True
     unlabeled: UnlabeledDataset | None = None
     labeled_per_batch = 0
