@@ -7,6 +7,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_kd.export.runtime.description import NORMALIZATIONS, READERS
+from nnunet_kd.teachers.fitness import channel_names
 from nnunet_kd.teachers.model import TeacherModel
 from nnunet_kd.utilities.errors import UserError
 
@@ -23,7 +24,7 @@ def describe(model: TeacherModel) -> dict[str, Any]:
     where = f"{model.folder / 'plans.json'}, {model.configuration}"
     labels = plans.get_label_manager(dataset_json)
     _check_supported(plans, configuration, labels, where)
-    channels = dataset_json.get("channel_names", dataset_json.get("modality", {}))
+    channels = channel_names(dataset_json)
     return {
         "network": {
             "patch_size": list(configuration.patch_size),
@@ -32,7 +33,7 @@ def describe(model: TeacherModel) -> dict[str, Any]:
             "step_size": STEP_SIZE,
         },
         "image": {
-            "channels": [str(name) for name in channels.values()],
+            "channels": channels,
             "file_ending": dataset_json["file_ending"],
             "reader": plans.plans["image_reader_writer"],
         },
