@@ -49,6 +49,13 @@ class DistillationLoss(nn.Module):
     """Weighted distillation terms of a student's outputs.
 
     Source: Noothout et al. 2022, Eq. 1 (L_s); Hinton et al. 2015, Section 2.
+
+    Example:
+        >>> from nnunet_kd.config import Distillation
+        >>> logits = torch.randn(2, 3, 8, 8)
+        >>> loss = DistillationLoss(Distillation(), sigmoid=False, deep_supervision_weights=[1.0])
+        >>> sorted(loss(logits, SoftTargets(logits.softmax(1)), progress=0.0))
+        ['soft_ce', 'soft_dice']
     """
 
     def __init__(

@@ -44,6 +44,14 @@ class FeatureDistillationLoss(nn.Module):
     """Feature terms between a student and one teacher, with the projection heads that some of them need.
 
     The heads are the only parameters here; they are trained along and belong to the training, not to the student.
+
+    Example:
+        >>> import torch
+        >>> from nnunet_kd.config import Features
+        >>> loss = FeatureDistillationLoss(Features(), channels=[(4, 8)], dimensions=2)
+        >>> student, teacher, regions = torch.rand(2, 4, 8, 8), torch.rand(2, 8, 8, 8), torch.rand(2, 3, 8, 8) > 0.5
+        >>> sorted(loss([student], [teacher], regions, progress=0.0))
+        ['importance', 'region_affinity']
     """
 
     def __init__(self, config: FeatureSettings, channels: Sequence[tuple[int, int]], dimensions: int):

@@ -34,7 +34,14 @@ def mse_of_probabilities(
 
 
 class MSEOfProbabilities(SoftLabelLoss):
-    """Module of :func:`mse_of_probabilities`."""
+    """Module of :func:`mse_of_probabilities`.
+
+    Example:
+        >>> import torch
+        >>> logits = torch.randn(1, 3, 4, 4)
+        >>> round(MSEOfProbabilities()(logits, logits.softmax(1)).item(), 6)
+        0.0
+    """
 
     def __init__(self, sigmoid: bool = False):
         """Arguments as those of the function."""

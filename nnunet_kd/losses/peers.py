@@ -68,6 +68,14 @@ class CrossTeachingLoss(nn.Module):
               \lambda_\mathrm{ssl} (L_\mathrm{ctl} + L_\mathrm{psv} + \lambda_\mathrm{dis} KL_\mathrm{unlabeled})
 
     Source: Choi 2022, Section 2.2; the supervised loss is not part of it.
+
+    Example:
+        >>> import torch
+        >>> from nnunet_kd.config import CrossTeaching
+        >>> student, first, second = torch.randn(3, 4, 2, 8, 8)
+        >>> loss = CrossTeachingLoss(CrossTeaching(teachers=("A", "B")), sigmoid=False)
+        >>> sorted(loss(student, [first, second], labeled=2, progress=1.0))
+        ['cross_teaching', 'distillation', 'distillation_unlabeled', 'pseudo_supervision']
     """
 
     def __init__(self, config: CrossTeachingSettings, sigmoid: bool):

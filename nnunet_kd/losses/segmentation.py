@@ -42,6 +42,11 @@ def dice_loss(
 
     Raises:
         ValueError: for shapes that do not fit.
+
+    Example:
+        >>> classes = torch.tensor([[[True, True, False, False]]])
+        >>> round(dice_loss(torch.full((1, 1, 4), 0.5), classes).item(), 4)  # 1 - 2 * 1 / (2 + 2)
+        0.5
     """
     p, g, valid = _prepare(probabilities, classes, valid)
     axes = [0, *range(2, p.ndim)]
@@ -73,6 +78,11 @@ def lovasz_loss(logits: Tensor, classes: Tensor, valid: Tensor | None = None, *,
 
     Raises:
         ValueError: for shapes that do not fit.
+
+    Example:
+        >>> classes = torch.tensor([[[True, False], [False, True]]])
+        >>> round(lovasz_loss(100 * (classes.float() - 0.5), classes).item(), 4)
+        0.0
     """
     z, g, valid = _prepare(logits, classes, valid)
     p = z.sigmoid() if sigmoid else z.softmax(1)
@@ -119,6 +129,11 @@ def focal_loss(
 
     Raises:
         ValueError: for shapes that do not fit.
+
+    Example:
+        >>> classes = torch.tensor([[[True, False], [False, True]]])
+        >>> round(focal_loss(torch.zeros(1, 2, 2), classes, gamma=0.0).item(), 4)  # half of log 2
+        0.3466
     """
     z, g, valid = _prepare(logits, classes, valid)
     if sigmoid:
@@ -135,6 +150,14 @@ class CompoundSegmentationLoss(nn.Module):
     """Weighted sum of a Dice loss and another loss, with the arguments of nnU-Net's compound losses.
 
     Source: Ben Loussaief et al. 2023, Eq. 4 (0.2 Dice + 0.3 Lovasz); Choi et al. 2022 (Dice + focal).
+
+    Example:
+        >>> def dice(logits, classes, loss_mask):
+        ...     return dice_loss(logits.softmax(1)[:, 1:], classes[:, 1:], loss_mask)
+        >>> target = torch.tensor([[[0.0, 1.0]]])
+        >>> loss = CompoundSegmentationLoss(dice, lovasz_loss, dice_weight=0.2, other_weight=0.3)
+        >>> round(loss(torch.zeros(1, 2, 2), target).item(), 4)  # 0.2 * 0.5 + 0.3 * 0.5
+        0.25
     """
 
     def __init__(

@@ -37,7 +37,14 @@ def soft_cross_entropy(
 
 
 class SoftCrossEntropy(SoftLabelLoss):
-    """Module of :func:`soft_cross_entropy`."""
+    """Module of :func:`soft_cross_entropy`.
+
+    Example:
+        >>> import torch
+        >>> soft_labels = torch.tensor([1.0, 0.0]).view(1, 2, 1).expand(1, 2, 4)
+        >>> round(SoftCrossEntropy()(torch.zeros(1, 2, 4), soft_labels).item(), 4)  # log 2
+        0.6931
+    """
 
     def __init__(self, sigmoid: bool = False):
         """Arguments as those of the function."""

@@ -49,7 +49,13 @@ def soft_dice_loss(
 
 
 class SoftDiceLoss(SoftLabelLoss):
-    """Module of :func:`soft_dice_loss`."""
+    """Module of :func:`soft_dice_loss`.
+
+    Example:
+        >>> soft_labels = torch.tensor([0.0, 1.0]).view(1, 2, 1).expand(1, 2, 4)
+        >>> round(SoftDiceLoss()(torch.zeros(1, 2, 4), soft_labels).item(), 4)  # p = 0.5: 1 - 2 * 0.5 / (0.25 + 1)
+        0.2
+    """
 
     def __init__(self, batch_dice: bool = True, smooth: float = 1e-5, sigmoid: bool = False, ddp: bool = False):
         """Arguments as those of the function."""

@@ -24,6 +24,11 @@ def voxel_weights(soft_labels: Tensor, kind: str, sigmoid: bool = False) -> Tens
 
     Raises:
         ValueError: for another kind.
+
+    Example:
+        >>> soft_labels = torch.tensor([[[1.0, 0.5], [0.0, 0.5]]])
+        >>> voxel_weights(soft_labels, "confidence").tolist()
+        [[[1.0, 0.0]]]
     """
     t = soft_labels.detach()
     if kind == "none":

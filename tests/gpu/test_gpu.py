@@ -119,9 +119,9 @@ def test_soft_labels_of_a_device_have_the_argmax_of_those_of_the_cpu(toy, config
     write_student(toy, configuration, (0, 1))
     ours, theirs = (probabilities_of(toy, configuration, d) for d in (device, "cpu"))
     for a, b in zip(ours, theirs, strict=True):
-        assert np.abs(a - b).max() <= 0.02
+        assert np.abs(a - b).max() <= 0.03, "float16 autocast, as nnU-Net has it on CUDA, against float32"
         first, second = np.sort(b, 0)[::-1][:2]
-        clear = first - second > 0.04
+        clear = first - second > 0.06
         assert clear.mean() > 0.2
         assert (a.argmax(0) == b.argmax(0))[clear].all()
 
