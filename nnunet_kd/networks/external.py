@@ -196,7 +196,7 @@ def load_weights(network: nn.Module, file: Path) -> tuple[int, int]:
     return len(fitting), len(own)
 
 
-def _smp(network: str, encoder: str) -> dict[str, Any]:
+def _smp(network: str, encoder: str = "resnet50") -> dict[str, Any]:
     return {"network": SMP + network, "classes_argument": "classes", "network_kwargs": {"encoder_name": encoder}}
 
 
@@ -207,41 +207,13 @@ _FCN = {
     "repeat_input": 3,
     "output": "out",
 }
+_X101 = _smp("FPN", "resnext101_32x8d")
+_QIN, _BEN = "teacher of Qin et al. 2021", "teacher of Ben Loussaief et al. 2023"
 FAMILIES = (
-    Family(
-        "pspnet",
-        ExternalNetwork,
-        "a teacher of Qin et al. 2021 and Ben Loussaief et al. 2023",
-        arguments=_smp("PSPNet", "resnet50"),
-        description="PSPNet on a ResNet-50, of segmentation-models-pytorch; 2D.",
-    ),
-    Family(
-        "deeplabv3plus",
-        ExternalNetwork,
-        "a teacher of Ben Loussaief et al. 2023",
-        arguments=_smp("DeepLabV3Plus", "resnet50"),
-        description="DeepLabV3+ on a ResNet-50, of segmentation-models-pytorch; 2D.",
-    ),
-    Family(
-        "unetplusplus",
-        ExternalNetwork,
-        "a teacher of Qin et al. 2021",
-        arguments=_smp("UnetPlusPlus", "resnet50"),
-        description="UNet++ on a ResNet-50, of segmentation-models-pytorch; 2D.",
-    ),
-    Family(
-        "resnext101",
-        ExternalNetwork,
-        "a teacher of Ben Loussaief et al. 2023",
-        arguments=_smp("FPN", "resnext101_32x8d"),
-        description="FPN on a ResNeXt-101 32x8d, of segmentation-models-pytorch; 2D.",
-    ),
-    Family(
-        "fcn-resnet101",
-        ExternalNetwork,
-        "a teacher of Ben Loussaief et al. 2023",
-        arguments=_FCN,
-        description="FCN on a ResNet-101, of torchvision; 2D.",
-    ),
+    Family("pspnet", ExternalNetwork, f"{_QIN}; {_BEN}", (), _smp("PSPNet"), description="PSPNet, ResNet-50; 2D."),
+    Family("unetplusplus", ExternalNetwork, _QIN, (), _smp("UnetPlusPlus"), description="UNet++, ResNet-50; 2D."),
+    Family("deeplabv3plus", ExternalNetwork, _BEN, (), _smp("DeepLabV3Plus"), description="DeepLabV3+, ResNet-50; 2D."),
+    Family("resnext101", ExternalNetwork, _BEN, (), _X101, description="FPN, ResNeXt-101 32x8d; 2D."),
+    Family("fcn-resnet101", ExternalNetwork, _BEN, (), _FCN, description="FCN, ResNet-101; 2D."),
     Family("external", ExternalNetwork, "the library that --student-arg network=NAME names"),
 )
