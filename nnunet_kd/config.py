@@ -26,6 +26,8 @@ Distillation = SOFT_LABEL_TERMS.settings(DistillationSettings, "Distillation", _
 Features = FEATURE_TERMS.settings(FeatureSettings, "Features", __name__)
 CrossTeaching = PEER_TERMS.settings(CrossTeachingSettings, "CrossTeaching", __name__)
 
+TEACHER_TRAINER = "nnUNetTrainerKDTeacher"  # of plans for a teacher, and of a student's undistilled twin
+
 
 @dataclass(frozen=True)
 class Schedule:

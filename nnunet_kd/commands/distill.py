@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--inherit-from", metavar="MODELFOLDER:FOLD", help="as in nnUNetv2_kd plan")
     add("--patch_size", nargs="+", default=[], metavar="N", help="as in nnUNetv2_kd plan")
     add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="values of the kd block")
+    add("--iterations", type=int, metavar="N", help="length of the training, as in nnUNetv2_kd plan")
     add("--test", nargs=2, type=Path, metavar=("IMAGES", "LABELS"), help="test cases: images, named as for "
         "nnUNetv2_predict, and their reference segmentations")  # fmt: skip
     add("--twin", action="store_true", help="also train the same network without teachers, and compare")
@@ -43,6 +44,7 @@ def run(args: argparse.Namespace) -> None:
     from nnunet_kd.distill.prepare import Request, claim, prepare
     from nnunet_kd.distill.run import run_steps
     from nnunet_kd.distill.summary import summarise
+    from nnunet_kd.planning.schedule import settings_of_length
 
     request = Request(
         dataset=args.d,
@@ -53,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
         student=args.student,
         recipe=args.recipe,
         teachers=tuple(args.teachers),
-        settings=tuple(args.set),
+        settings=(*settings_of_length(args.iterations), *args.set),
         plan_options=tuple(plan_options(args)),
         test=args.test and (args.test[0], args.test[1]),
         twin=args.twin,

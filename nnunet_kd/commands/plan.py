@@ -69,6 +69,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="values of the kd block, for example schedule.num_epochs=100",
     )
+    add(
+        "--iterations",
+        type=int,
+        metavar="N",
+        help="length of the training, schedule.num_epochs x schedule.iterations_per_epoch: 20 epochs or more of at "
+        "most 250 iterations; default: 250000, or as the base plans where they are KD plans",
+    )
+    add(
+        "--seeds",
+        metavar="N,N,...",
+        help="with --role teacher: one plans file for each seed, NAME_seed1, NAME_seed2, ..., alike in everything else",
+    )
     add("--batch_size", type=int, metavar="N", help="batch size of the configurations; default: the base plans'")
     add("--patch_size", type=int, nargs="+", metavar="N", help="patch size of the configurations; one number per axis")
     add(
@@ -90,6 +102,7 @@ def run(args: argparse.Namespace) -> None:
     """Writes KD plans, compares teachers and student, prints the next commands."""
     from nnunet_kd.planning.draft import Request
     from nnunet_kd.planning.make import make_plans, show_taps
+    from nnunet_kd.planning.schedule import parse_seeds, settings_of_length
 
     request = Request(
         dataset=args.d,
@@ -107,7 +120,8 @@ def run(args: argparse.Namespace) -> None:
         inherit_from=args.inherit_from,
         weights=Path(args.weights) if args.weights else None,
         role=args.role,
-        settings=tuple(args.set),
+        settings=(*settings_of_length(args.iterations), *args.set),
+        seeds=parse_seeds(args.seeds),
         batch_size=args.batch_size,
         patch_size=tuple(args.patch_size) if args.patch_size else None,
         keep_resampling=args.keep_resampling,

@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> None:
 
     from nnunet_kd.data.image_cases import find_cases, refuse_known
     from nnunet_kd.data.preprocess_unlabeled import preprocess_cases
+    from nnunet_kd.planning.next_steps import after_preprocessing_unlabeled
     from nnunet_kd.softlabels.export import shard
     from nnunet_kd.teachers.fitness import channel_names
     from nnunet_kd.teachers.student_data import UNLABELED_IMAGES, load_student
@@ -78,10 +79,7 @@ def run(args: argparse.Namespace) -> None:
         _refuse(summary.faults)
     for name, fault in sorted({**misnamed, **summary.faults}.items()):
         print(f"skipped: {name}: {fault}")
-    if kd.unlabeled.fraction > 0:
-        print(f"Next: nnUNetv2_kd softlabels -d {args.d} -c {args.c} -p {args.p}")
-    else:
-        print(f"Next: nnUNetv2_kd plan -d {args.d} -c {args.c} -p {args.p} -o NAME --set unlabeled.fraction=0.5")
+    print(f"Next: {after_preprocessing_unlabeled(kd, args.p, args.d, args.c)}")
 
 
 def _refuse(faults: dict[str, str]) -> None:

@@ -9,7 +9,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.distill.steps import Distillation, names_of_cases
 from nnunet_kd.planning import plans as planning
-from nnunet_kd.planning.recipes import load_recipe, make_kd_block, parse_teacher
+from nnunet_kd.planning.recipes import inherited_block, load_recipe, make_kd_block, parse_teacher
 from nnunet_kd.teachers.model import find_teachers
 from nnunet_kd.utilities.environment import dataset_paths, torch_device
 from nnunet_kd.utilities.errors import UserError
@@ -95,7 +95,8 @@ def prepare(request: Request) -> Distillation:
     planning.training_order(base, [request.configuration])
     recipe = load_recipe(request.recipe) if request.recipe else None
     teachers = [parse_teacher(t, paths.results) for t in request.teachers]
-    kd = make_kd_block(recipe, None, request.base_plans, request.student, teachers, request.settings)
+    inherited = inherited_block(base)
+    kd = make_kd_block(inherited, recipe, None, request.base_plans, request.student, teachers, request.settings)
     name = planning.check_plans_name(request.name or planning.default_plans_name(request.base_plans, kd))
     configuration = PlansManager(base).get_configuration(request.configuration)
     if configuration.previous_stage_name is not None:

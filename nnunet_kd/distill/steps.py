@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nnunet_kd.config import KDConfig
+from nnunet_kd.config import TEACHER_TRAINER, KDConfig
 from nnunet_kd.planning.next_steps import teaching_source
 from nnunet_kd.teachers.model import TeacherModel
 from nnunet_kd.utilities.files import list_folder
 
-TWIN_TRAINER = "nnUNetTrainerKDTeacher"
 TIMED_CASES = 3
 
 
@@ -86,7 +85,7 @@ class Distillation:
     @property
     def students(self) -> dict[str, Path]:
         """Model folders of what is trained: the student, and its twin."""
-        trainers = {"student": self.kd.student.trainer} | ({"twin": TWIN_TRAINER} if self.twin else {})
+        trainers = {"student": self.kd.student.trainer} | ({"twin": TEACHER_TRAINER} if self.twin else {})
         return {k: self.results / f"{t}__{self.plans}__{self.configuration}" for k, t in trainers.items()}
 
     def steps(self) -> list[list[Step]]:

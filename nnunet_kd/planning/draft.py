@@ -13,12 +13,13 @@ from nnunet_kd.config import KDConfig
 from nnunet_kd.inheritance.start import named_member
 from nnunet_kd.planning.network import PlannedModel
 from nnunet_kd.planning.plans import compose_plans, load_base_plans, training_order
-from nnunet_kd.planning.recipes import Recipe, load_recipe, make_kd_block, parse_teacher
+from nnunet_kd.planning.recipes import Recipe, inherited_block, load_recipe, make_kd_block, parse_teacher
 from nnunet_kd.planning.student import StudentSpec, format_student, join_params, parse_arguments
 from nnunet_kd.teachers.model import NotTrainedError, TeacherModel, find_teachers
 from nnunet_kd.utilities.environment import DatasetPaths, dataset_paths
 from nnunet_kd.utilities.errors import UserError
 from nnunet_kd.utilities.nnunet_files import check_plans, read_dataset_json
+from nnunet_kd.utilities.schema import to_dict
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Request:
         weights: local file of weights to start from.
         role: ``teacher`` or ``student``; None: the recipe's, or student.
         settings: ``KEY=VALUE`` of the ``"kd"`` block.
+        seeds: plans for teachers that differ in nothing else; empty: one plans file.
         batch_size: None: the base plans'.
         patch_size: None: the base plans'.
         keep_resampling: a student's probabilities are resampled as the base plans say.
@@ -65,6 +67,7 @@ class Request:
     weights: Path | None = None
     role: str | None = None
     settings: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
     batch_size: int | None = None
     patch_size: tuple[int, ...] | None = None
     keep_resampling: bool = False
@@ -81,6 +84,8 @@ class Request:
             raise UserError("--rank dice: compares students that keep a budget; give --params or --latency-budget.")
         if self.batch_size is not None and self.batch_size < 1:
             raise UserError(f"--batch_size {self.batch_size}: expected at least 1.")
+        if self.seeds and self.weights:
+            raise UserError("--weights: every teacher of --seeds starts at its own random weights; leave one out.")
         if self.trainer and (self.teachers or self.role == "teacher"):
             raise UserError(
                 "-tr: names the trainer of the default teachers; leave it out beside --teachers and --role teacher."
@@ -122,6 +127,23 @@ class Draft:
         student = replace(self.config.student, architecture=format_student(spec))
         return replace(self, config=replace(self.config, student=student))
 
+    def with_seed(self, seed: int) -> "Draft":
+        """The same with another seed."""
+        schedule = replace(self.config.schedule, seed=seed)
+        return replace(self, config=replace(self.config, schedule=schedule))
+
+    @property
+    def inherited(self) -> list[str]:
+        """``KEY=VALUE`` of schedule and optimizer that are those of the base plans."""
+        block = to_dict(self.config)
+        parts = {part: inherited_block(self.base)[part] for part in ("schedule", "optimizer")}
+        return [
+            f"{part}.{key}={json.dumps(value)}"
+            for part, values in parts.items()
+            for key, value in values.items()
+            if block[part][key] == value
+        ]
+
     def compose(self, name: str) -> dict[str, Any]:
         """The plans, checked as if they had been read.
 
@@ -146,6 +168,17 @@ class Draft:
     def models(self, plans: dict[str, Any], configurations: Sequence[str]) -> list[PlannedModel]:
         """What the plans describe, one for each configuration."""
         return [PlannedModel(PlansManager(plans), c, self.dataset_json) for c in configurations]
+
+    def check_teachers(self) -> None:
+        """Refuses teachers that are missing, before candidates are measured for minutes.
+
+        Raises:
+            UserError: for one that is named, and with ``--rank dice`` for the default teacher too.
+        """
+        if self.config.role == "student":
+            for c in self.order:
+                if not self.teachers(c) and self.request.rank == "dice":
+                    find_teachers(self.config, self.base["plans_name"], c, self.paths.results)
 
     def teachers(self, configuration: str) -> tuple[TeacherModel, ...]:
         """The teachers; empty when the default teacher is not trained yet.
@@ -179,5 +212,16 @@ def make_draft(request: Request) -> Draft:
     if request.inherit_from:
         named_member(request.inherit_from, paths.results)  # is it there?
         settings.append(f"student.inherit_from={json.dumps(request.inherit_from)}")
-    config = make_kd_block(recipe, request.role, request.base_plans, student, teachers, settings, request.trainer)
+    config = make_kd_block(
+        inherited_block(base),
+        recipe,
+        request.role,
+        request.base_plans,
+        student,
+        teachers,
+        settings,
+        request.trainer,
+    )
+    if request.seeds and config.role != "teacher":
+        raise UserError("--seeds: makes plans for several teachers; add --role teacher.")
     return Draft(request, paths, base, dataset_json, recipe, config)

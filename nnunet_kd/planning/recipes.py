@@ -1,14 +1,14 @@
 """The ``"kd"`` block of new plans, from a recipe (a preset in ``nnunet_kd.plans``) and a user's options."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from nnunet_kd.config import KDConfig, Teacher
+from nnunet_kd.config import TEACHER_TRAINER, KDConfig, Teacher
 from nnunet_kd.losses.feature_term import FEATURE_TERMS
 from nnunet_kd.losses.soft_labels import SOFT_LABEL_TERMS
 from nnunet_kd.planning.student import StudentSpec, parse_student
@@ -69,7 +69,32 @@ def parse_teacher(text: str, dataset_results: Path) -> Teacher:
     return Teacher(folder=folder, folds=folds)
 
 
+def inherited_block(base: Mapping[str, Any]) -> dict[str, Any]:
+    """What plans take over from KD plans that they are made from: length, optimizer, and who trains those plans.
+
+    Not the seed, which is one training's, and no losses, which are one method's.
+
+    Args:
+        base: plans; without a ``"kd"`` block nothing is taken over.
+
+    Raises:
+        UserError: for a ``"kd"`` block that cannot be.
+    """
+    config = KDConfig.from_plans(base)
+    schedule, optimizer = _changed(config.schedule), _changed(config.optimizer)
+    schedule.pop("seed", None)
+    block: dict[str, Any] = {"schedule": schedule, "optimizer": optimizer}
+    return block | ({"default_teacher": TEACHER_TRAINER} if config.role == "teacher" else {})
+
+
+def _changed(part: Any) -> dict[str, Any]:
+    """Values other than the defaults."""
+    default = to_dict(type(part)())
+    return {key: v for key, v in to_dict(part).items() if v != default[key]}
+
+
 def make_kd_block(
+    inherited: Mapping[str, Any],
     recipe: Recipe | None,
     role: str | None,
     base_plans: str,
@@ -78,15 +103,24 @@ def make_kd_block(
     settings: Sequence[str],
     default_teacher: str | None = None,
 ) -> KDConfig:
-    """The validated ``"kd"`` block: recipe, then the named options, then ``key=value`` settings; later ones win.
+    """The validated ``"kd"`` block: what is inherited, recipe, named options, ``key=value`` settings; later ones win.
 
-    A recipe names the terms that it wants: the weights of the others are 0. A ``"kd"`` block of the base plans is not
-    taken over.
+    A recipe names the terms that it wants: the weights of the others are 0. Its schedule and optimizer are whole ones.
+
+    Args:
+        inherited: from the base plans, by :func:`inherited_block`.
+        recipe: None: there is none.
+        role: of the plans; None: the recipe's, or student.
+        base_plans: name of the base plans.
+        student: the network and changes of it.
+        teachers: empty: every finished fold of the default teacher.
+        settings: ``key=value``.
+        default_teacher: its trainer; None: that of the base plans.
 
     Raises:
         UserError: for values that are unknown, impossible or contradict each other.
     """
-    block = _only_named_terms(recipe.kd) if recipe else {}
+    block = {**inherited, **(_only_named_terms(recipe.kd) if recipe else {})}
     if role:
         block["role"] = role
     if student:

@@ -13,7 +13,9 @@ from nnunet_kd.cli import main
 from nnunet_kd.config import KDConfig
 from nnunet_kd.planning.cost import count_windows, measure
 from nnunet_kd.planning.network import PlannedModel
+from nnunet_kd.planning.next_steps import after_preprocessing_unlabeled
 from nnunet_kd.planning.recipes import load_recipe, parse_teacher, recipe_names
+from nnunet_kd.planning.schedule import settings_of_length
 from nnunet_kd.utilities.schema import from_dict
 
 DATASET = "Dataset900_Toy"
@@ -219,6 +221,111 @@ def test_teacher_role_needs_no_teachers(folder, capsys):
     assert "softlabels" not in out
 
 
+def test_plans_from_a_teachers_plans_take_over_its_length_and_optimizer_and_have_it_as_teacher(folder, capsys):
+    numbers = ["schedule.num_epochs=20", "schedule.seed=3", "optimizer.name=adam", "optimizer.initial_lr=0.003"]
+    plan("-c", "2d", "--role", "teacher", "-o", "T", "--set", *numbers, "hard_loss.name=ce")
+    make_model(folder.parents[1] / "results" / DATASET, "nnUNetTrainerKDTeacher__T__2d", (0, 1), read(folder, "T"))
+    capsys.readouterr()
+    plan("-p", "T", "--student", "width=0.5", "-o", "S", "--set", "optimizer.initial_lr=0.001")
+    kd = KDConfig.from_plans(read(folder, "S"))
+    assert (kd.schedule.num_epochs, kd.optimizer.name, kd.optimizer.initial_lr) == (20, "adam", 0.001)
+    assert (kd.schedule.seed, kd.hard_loss.name, kd.role) == (None, "dice_ce", "student")
+    out = capsys.readouterr().out
+    assert 'From T: schedule.num_epochs=20, optimizer.name="adam"; other values with' in out
+    assert "nnUNetTrainerKDTeacher__T__2d x 2 folds" in out
+    assert "FOLD -tr nnUNetTrainerKDTeacher" not in out  # it is trained already
+
+
+def test_a_recipes_own_optimizer_takes_the_place_of_the_base_plans(folder):
+    plan("-c", "2d", "--role", "teacher", "-o", "T", "--set", "schedule.num_epochs=20", "optimizer.momentum=0.5")
+    plan("-p", "T", "-o", "S", "--recipe", "qin2021")
+    kd = KDConfig.from_plans(read(folder, "S"))
+    assert (kd.schedule.num_epochs, kd.optimizer.name, kd.optimizer.momentum) == (20, "adam", 0.99)
+
+
+@pytest.mark.parametrize(
+    ("iterations", "schedule"),
+    [(250_000, (1000, 250, 50)), (5000, (20, 250, 50)), (1000, (20, 50, 10)), (50, (25, 2, 1)), (1, (1, 1, 1))],
+)
+def test_iterations_are_epochs_of_a_sensible_length(iterations, schedule):
+    assert tuple(int(setting.partition("=")[2]) for setting in settings_of_length(iterations)) == schedule
+
+
+def test_any_number_of_iterations_is_kept_by_whole_epochs():
+    for wanted in range(20, 20_000, 7):
+        values = [int(s.partition("=")[2]) for s in settings_of_length(wanted)]
+        assert abs(values[0] * values[1] - wanted) < 0.03 * wanted
+
+
+def test_settings_win_over_iterations(folder):
+    plan("-c", "2d", "-o", "S", "--iterations", "1000", "--set", "schedule.num_epochs=3")
+    schedule = KDConfig.from_plans(read(folder, "S")).schedule
+    assert (schedule.num_epochs, schedule.iterations_per_epoch, schedule.val_iterations_per_epoch) == (3, 50, 10)
+
+
+def test_teachers_of_several_seeds_differ_in_the_seed_only(folder, capsys):
+    plan("-c", "2d", "--role", "teacher", "-o", "T", "--seeds", "1,2,3", "--set", "schedule.num_epochs=5")
+    first, *others = (read(folder, f"T_seed{seed}") for seed in (1, 2, 3))
+    for seed, other in enumerate(others, 2):
+        assert other["kd"]["schedule"].pop("seed") == seed
+        assert other.pop("plans_name") == f"T_seed{seed}"
+    assert first["kd"]["schedule"].pop("seed") == 1
+    assert first.pop("plans_name") == "T_seed1"
+    assert others == [first, first]
+    out = capsys.readouterr().out
+    for seed in (1, 2, 3):
+        assert f"nnUNetv2_train 900 2d FOLD -tr nnUNetTrainerKDTeacher -p T_seed{seed}\n" in out
+    assert "-p T_seed1 --teachers nnUNetTrainerKDTeacher__T_seed1__2d nnUNetTrainerKDTeacher__T_seed2__2d" in out
+
+
+def test_one_file_that_is_there_already_leaves_all_seeds_unwritten(folder, capsys):
+    (folder / "T_seed2.json").write_text("{}")
+    assert "T_seed2.json: exists" in refuse(capsys, "--role", "teacher", "-o", "T", "--seeds", "1,2")
+    assert not (folder / "T_seed1.json").exists()
+
+
+def test_teachers_are_looked_for_before_candidates_are_timed(folder, capsys, monkeypatch):
+    monkeypatch.setattr("nnunet_kd.planning.make.choose_student", lambda draft: pytest.fail("timed first"))
+    wanted = ["-c", "2d", "--latency-budget", "5", "--rank", "dice"]
+    assert "no such model folder" in refuse(capsys, *wanted)
+    assert "no such model folder" in refuse(capsys, *wanted[:4], "--teachers", "nnUNetTrainer__Nowhere__2d")
+
+
+def test_probability_maps_need_no_teacher_to_be_trained(folder, capsys):
+    plan("-c", "2d", "-o", "S", "--set", f"ensemble.from_folder={folder}")
+    out = capsys.readouterr().out
+    assert "softlabels -d 900" in out
+    assert "FOLD -tr nnUNetTrainer -p" not in out
+
+
+def test_unlabeled_images_that_are_preprocessed_are_not_asked_for_again(folder, capsys):
+    plan("-c", "2d", "-o", "S", "--set", "unlabeled.fraction=0.5")
+    assert "preprocess-unlabeled -d 900 -c 2d -p S\n" in capsys.readouterr().out
+    cases = folder / "kd_unlabeled" / "nnUNetPlans_2d"
+    cases.mkdir(parents=True)
+    for ending in (".b2nd", "_seg.b2nd", ".pkl"):
+        (cases / f"u{ending}").touch()
+    plan("-c", "2d", "-o", "S2", "--set", "unlabeled.fraction=0.5")
+    assert "-p S2  # only for more images: 1 cases are there" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("block", "command"),
+    [
+        ({"role": "teacher"}, "nnUNetv2_kd plan -d 900 -c 2d -p P -o NAME --set unlabeled.fraction=0.5"),
+        ({"base_plans": "Base"}, "nnUNetv2_kd plan -d 900 -c 2d -p Base -o NAME --set unlabeled.fraction=0.5"),
+        ({}, "nnUNetv2_kd plan -d 900 -c 2d -p P -o NAME --set unlabeled.fraction=0.5"),
+        ({"unlabeled": {"fraction": 0.5}}, "nnUNetv2_kd softlabels -d 900 -c 2d -p P"),
+        (
+            {"student": {"trainer": "nnUNetTrainerKDCrossTeaching"}},
+            "nnUNetv2_train 900 2d FOLD -tr nnUNetTrainerKDCrossTeaching -p P",
+        ),
+    ],
+)
+def test_what_follows_the_preprocessing_of_unlabeled_images(block, command):
+    assert after_preprocessing_unlabeled(from_dict(KDConfig, block, "kd"), "P", "900", "2d") == command
+
+
 def test_named_teachers_are_measured_from_their_own_folders(folder, capsys, tmp_path):
     results = tmp_path / "results" / DATASET
     make_model(results, "nnUNetTrainer__Other__3d_fullres", (0, 1, 2), make_plans("ResidualEncoderUNet"))
@@ -310,6 +417,11 @@ def test_teacher_below_results_given_as_path_is_stored_by_name(tmp_path):
         (["--teachers", "A__B__2d:x"], "expected for example :0,1,2"),
         (["--teachers", "A__B__2d", "--role", "teacher"], "plans for a teacher need none"),
         (["--batch_size", "0"], "at least 1"),
+        (["--iterations", "0"], "--iterations 0: expected at least 1"),
+        (["--seeds", "1,2"], "add --role teacher"),
+        (["--role", "teacher", "--seeds", "1,1"], "expected different whole numbers"),
+        (["--role", "teacher", "--seeds", "1,x"], "expected different whole numbers"),
+        (["--role", "teacher", "--seeds", "1", "--weights", "w.pth"], "leave one out"),
     ],
 )
 def test_mistakes_get_one_sentence_and_leave_no_file(folder, capsys, arguments, sentence):
