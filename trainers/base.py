@@ -26,6 +26,7 @@ from nnunet_kd.teachers.student_data import StudentSpace
 from nnunet_kd.teaching.peer import freeze_side_outputs
 from nnunet_kd.teaching.source import in_float32
 from nnunet_kd.utilities.averaging import AveragedWeights
+from nnunet_kd.utilities.curves import ProgressLogger
 from nnunet_kd.utilities.environment import limit_threads
 from nnunet_kd.utilities.errors import UserError, exit_on_user_error
 from nnunet_kd.utilities.files import check_writable, write_whole
@@ -40,6 +41,7 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
     """nnU-Net's trainer with schedule, optimizer, seed, precision and hard-label loss from the plans."""
 
     kd: KDConfig
+    progress: ProgressLogger
     average: AveragedWeights | None = None
     _initial_weights: tuple[float, ...] = ()
     _has_trained = False
@@ -75,6 +77,7 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
         self.weight_decay = self.kd.optimizer.weight_decay
         if schedule.seed is not None:
             seed_generators(schedule.seed)
+        self.progress = self.logger.local_logger = ProgressLogger()
         super().initialize()
         if schedule.seed is not None and self.local_rank > 0:  # its own batches
             seed_generators(schedule.seed, self.local_rank)
@@ -366,6 +369,7 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
     def on_train_end(self) -> None:
         """From here on the network has the averaged weights, where there are any."""
         super().on_train_end()
+        self.progress.finish(self.output_folder)
         if self.average is not None:
             self.average.swap()
             self.average = None

@@ -7,7 +7,7 @@ import numpy as np
 
 from nnunet_kd.teaching.peer import freeze_side_outputs
 from nnunet_kd.teaching.peers import STATE, Peers
-from nnunet_kd.utilities.curves import append_curves
+from nnunet_kd.utilities.curves import Panel
 from nnunet_kd.utilities.ranks import gather
 
 from .student import nnUNetTrainerKDStudent
@@ -32,13 +32,19 @@ class nnUNetTrainerKDCrossTeaching(nnUNetTrainerKDStudent):
         """As ``kd.cross_teaching.deep_supervision`` says."""
         return super().uses_lower_outputs() and self.kd.cross_teaching.deep_supervision
 
+    def initialize(self) -> None:
+        """Also draws the pseudo Dice of every network, so that one that diverges or collapses is seen."""
+        super().initialize()
+        curves = {"student": "mean_fg_dice", **{n.removeprefix("kd_dice_"): n for n in self._dice_curves}}
+        self.progress.panels.append(Panel(curves, "pseudo Dice, validation patches"))
+
     @property
     def _dice_curves(self) -> list[str]:
         return [f"kd_dice_{n}" for n in self.teaching.names]
 
     def _register_curves(self, past_epochs: int) -> None:
         super()._register_curves(past_epochs)
-        log = self.logger.local_logger.my_fantastic_logging
+        log = self.progress.my_fantastic_logging
         for name in self._dice_curves:
             log.setdefault(name, [float("nan")] * past_epochs)
 
@@ -86,13 +92,10 @@ class nnUNetTrainerKDCrossTeaching(nnUNetTrainerKDStudent):
             self.logger.log(f"kd_dice_{peer.name}", float(np.nanmean(dice)), self.current_epoch)
 
     def on_epoch_end(self) -> None:
-        """Prints and draws the pseudo Dice of every network, so that one that diverges or collapses is seen."""
-        log = self.logger.local_logger.my_fantastic_logging
-        curves = {"student": log["mean_fg_dice"], **{n.removeprefix("kd_dice_"): log[n] for n in self._dice_curves}}
-        self.print_to_log_file("Pseudo dice of", {n: round(float(v[-1]), 4) for n, v in curves.items()})
+        """Prints the pseudo Dice of every network."""
+        log, curves = self.progress.my_fantastic_logging, self.progress.panels[-1].curves
+        self.print_to_log_file("Pseudo dice of", {n: round(float(log[k][-1]), 4) for n, k in curves.items()})
         super().on_epoch_end()
-        if self.local_rank == 0:
-            append_curves(Path(self.output_folder) / "progress.png", curves, "pseudo Dice, validation patches")
 
     def save_checkpoint(self, filename: str) -> None:
         """The last checkpoint holds the student alone; those to resume from hold everything."""

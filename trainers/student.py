@@ -14,7 +14,7 @@ from nnunet_kd.losses.distillation import common_scale
 from nnunet_kd.teachers.gap import compare_validation
 from nnunet_kd.teaching.reference import Reference
 from nnunet_kd.teaching.source import TeachingSource, Training, in_float32
-from nnunet_kd.utilities.curves import append_curves
+from nnunet_kd.utilities.curves import Panel
 from nnunet_kd.utilities.errors import UserError, exit_on_user_error
 from nnunet_kd.utilities.ranks import gather
 
@@ -49,6 +49,8 @@ class nnUNetTrainerKDStudent(nnUNetTrainerKDBase):
             weights = self.loss.weight_factors if self.enable_deep_supervision else (1.0,)
             self.kd_loss = DistillationLoss(self.kd.distillation, self.label_manager.has_regions, weights, self.is_ddp)
         self._register_curves(past_epochs=0)
+        note = "loss_tr is the sum of these terms; loss_val is the hard-label loss alone, without weight"
+        self.progress.panels.append(Panel({n: n for n in self._curves}, "weighted loss term", note))
 
     def check_configuration(self) -> None:
         """Also what the source of the teaching cannot do."""
@@ -174,7 +176,7 @@ class nnUNetTrainerKDStudent(nnUNetTrainerKDBase):
         return [f"kd_{name}" for name in ("hard", *soft, *self.teaching.curves())]
 
     def _register_curves(self, past_epochs: int) -> None:
-        log = self.logger.local_logger.my_fantastic_logging
+        log = self.progress.my_fantastic_logging
         for name in self._curves:
             log.setdefault(name, [float("nan")] * past_epochs)
 
@@ -191,12 +193,10 @@ class nnUNetTrainerKDStudent(nnUNetTrainerKDBase):
             self.logger.log(name, float(np.mean(gather(value))), self.current_epoch)
 
     def on_epoch_end(self) -> None:
-        """Prints the terms and draws their curves."""
-        log = self.logger.local_logger.my_fantastic_logging
+        """Prints the terms."""
+        log = self.progress.my_fantastic_logging
         self.print_to_log_file("loss terms", {n: round(log[n][-1], 4) for n in self._curves})
         super().on_epoch_end()
-        if self.local_rank == 0:
-            append_curves(Path(self.output_folder) / "progress.png", {n: log[n] for n in self._curves})
 
     def on_train_end(self) -> None:
         """Lets go of what teaches before nnU-Net validates."""

@@ -1,7 +1,6 @@
 """A data set of tiny random blobs in nnU-Net's folders: raw, preprocessed, plans; for tests that take seconds."""
 
 import json
-import sys
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -126,11 +125,7 @@ def make_toy(root: Path, monkeypatch, cases: int = 4, configurations: Sequence[s
 
 def without_figures(monkeypatch) -> None:
     """nnU-Net's progress.png takes seconds in each epoch; the end-to-end tests look at it."""
-    import nnunet_kd.trainers  # noqa: F401
-
     monkeypatch.setattr("nnunetv2.training.logging.nnunet_logger.MetaLogger.plot_progress_png", lambda *_: None)
-    for module in ("student", "nnUNetTrainerKDCrossTeaching"):
-        monkeypatch.setattr(sys.modules[f"nnunet_kd.trainers.{module}"], "append_curves", lambda *_: None)
 
 
 def run_epoch(trainer):
