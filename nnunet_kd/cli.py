@@ -24,14 +24,20 @@ COMMANDS = {
     "env": "print the environment variable by which nnU-Net finds the trainers",
 }
 
+INTERRUPTED = 130  # what shells give for Ctrl+C
+
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point; exit code 2 and one sentence for a user's mistake."""
+    """Entry point; exit code 2 and one sentence for a user's mistake, 130 and one sentence after Ctrl+C."""
     argv = list(sys.argv[1:] if argv is None else argv)
     with exit_on_user_error():
         _check_surroundings(argv)
         args = _parser(argv).parse_args(argv)
-        args.run(args)
+        try:
+            args.run(args)
+        except KeyboardInterrupt as stop:
+            print(f"\nnnunet_kd: stopped. {stop}".rstrip(), file=sys.stderr)
+            raise SystemExit(INTERRUPTED) from None
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:

@@ -1,13 +1,14 @@
 """``nnUNetv2_kd distill``."""
 
 import argparse
+import os
 import shlex
 import sys
 from pathlib import Path
 
 from nnunet_kd.commands.options import add_device
 
-PLAN_OPTIONS = ("--params", "--latency-budget", "--rank", "--inherit-from")
+PLAN_OPTIONS = ("--rank", "--inherit-from")
 PLAN_LISTS = ("--student-arg", "--patch_size")
 
 
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--student", metavar="SPEC", help="the network, as in nnUNetv2_kd plan; default: same")
     add("--student-arg", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="as in nnUNetv2_kd plan")
     add("--params", metavar="N", help="budget of parameters, as in nnUNetv2_kd plan")
-    add("--latency-budget", metavar="MS", help="milliseconds for one patch, as in nnUNetv2_kd plan")
+    add("--latency-budget", type=float, metavar="MS", help="milliseconds for one patch, as in nnUNetv2_kd plan")
     add("--rank", choices=("params", "dice"), help="as in nnUNetv2_kd plan")
     add("--recipe", metavar="RECIPE", help="preset of the kd block, as in nnUNetv2_kd plan")
     add("--inherit-from", metavar="MODELFOLDER:FOLD", help="as in nnUNetv2_kd plan")
@@ -53,6 +54,8 @@ def run(args: argparse.Namespace) -> None:
         fold=args.f,
         name=args.o,
         student=args.student,
+        params=args.params,
+        latency_budget_ms=args.latency_budget,
         recipe=args.recipe,
         teachers=tuple(args.teachers),
         settings=(*settings_of_length(args.iterations), *args.set),
@@ -69,6 +72,8 @@ def run(args: argparse.Namespace) -> None:
             print(f"# {step.title}\n{step}")
         return
     claim(distillation)
+    if distillation.device == "cpu":  # threads that wait leave the cores to the step beside theirs
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     go_on = shlex.join(["nnUNetv2_kd", *sys.argv[1:]])
     run_steps(groups, distillation.output / "logs", distillation.device == "cpu", go_on)
     print(f"\n{summarise(distillation)}")

@@ -7,9 +7,12 @@ from pathlib import Path
 
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_kd.config import KDConfig
 from nnunet_kd.distill.steps import Distillation, names_of_cases
 from nnunet_kd.planning import plans as planning
+from nnunet_kd.planning.next_steps import has_networks_that_teach, missing_peers
 from nnunet_kd.planning.recipes import inherited_block, load_recipe, make_kd_block, parse_teacher
+from nnunet_kd.planning.student import join_params
 from nnunet_kd.teachers.model import find_teachers
 from nnunet_kd.utilities.environment import dataset_paths, torch_device
 from nnunet_kd.utilities.errors import UserError
@@ -27,6 +30,8 @@ class Request:
         fold: of the student, a number or ``all``.
         name: of the student's plans; None: as ``nnUNetv2_kd plan`` names them.
         student: ``--student`` of ``nnUNetv2_kd plan``.
+        params: its ``--params``.
+        latency_budget_ms: its ``--latency-budget``.
         recipe: name of a recipe.
         teachers: as ``nnUNetv2_kd plan --teachers`` takes them; empty: every finished fold of the default teacher.
         settings: ``key=value`` of the ``"kd"`` block.
@@ -43,6 +48,8 @@ class Request:
     fold: str = "all"
     name: str | None = None
     student: str | None = None
+    params: str | None = None
+    latency_budget_ms: float | None = None
     recipe: str | None = None
     teachers: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
@@ -65,8 +72,17 @@ class Request:
         words = ["-p", self.base_plans]
         words += ["-o", self.name] if self.name else []
         words += ["--student", self.student] if self.student else []
+        words += ["--params", self.params] if self.params else []
+        words += ["--latency-budget", f"{self.latency_budget_ms:g}"] if self.latency_budget_ms is not None else []
         words += ["--recipe", self.recipe] if self.recipe else []
         return [*words, *(["--teachers", *self.teachers] if self.teachers else [])]
+
+    def default_name(self, kd: KDConfig) -> str:
+        """Name of the plans, known before candidates of a budget are timed."""
+        name = planning.default_plans_name(self.base_plans, kd)
+        if self.latency_budget_ms is None:
+            return name
+        return f"{name.removesuffix('_same')}_{self.latency_budget_ms:g}ms".replace(".", "p")
 
     def plan_command(self, name: str) -> list[str]:
         """``nnUNetv2_kd plan`` for the plans of this name."""
@@ -96,8 +112,16 @@ def prepare(request: Request) -> Distillation:
     recipe = load_recipe(request.recipe) if request.recipe else None
     teachers = [parse_teacher(t, paths.results) for t in request.teachers]
     inherited = inherited_block(base)
-    kd = make_kd_block(inherited, recipe, None, request.base_plans, request.student, teachers, request.settings)
-    name = planning.check_plans_name(request.name or planning.default_plans_name(request.base_plans, kd))
+    student = join_params(request.student, request.params)
+    kd = make_kd_block(inherited, recipe, None, request.base_plans, student, teachers, request.settings)
+    name = planning.check_plans_name(request.name or request.default_name(kd))
+    taught = has_networks_that_teach(kd)
+    if request.test and not (taught or request.twin):
+        raise UserError("--test: no trained networks teach this student, with which it could be compared; add --twin.")
+    if missing := missing_peers(kd, paths.preprocessed):
+        raise UserError(
+            f"{paths.preprocessed / missing[0]}.json: not there; cross_teaching.teachers names its network."
+        )
     configuration = PlansManager(base).get_configuration(request.configuration)
     if configuration.previous_stage_name is not None:
         raise UserError(
@@ -111,7 +135,7 @@ def prepare(request: Request) -> Distillation:
         fold=request.fold,
         plan_command=request.plan_command(name),
         kd=kd,
-        teachers=find_teachers(kd, request.base_plans, request.configuration, paths.results),
+        teachers=find_teachers(kd, request.base_plans, request.configuration, paths.results) if taught else (),
         preprocessed=paths.preprocessed,
         results=paths.results,
         output=paths.results / f"distill_{name}" / f"{request.configuration}_fold_{request.fold}",

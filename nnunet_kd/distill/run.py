@@ -38,6 +38,7 @@ def run_steps(
 
     Raises:
         UserError: with the last lines of the log of the step that failed.
+        KeyboardInterrupt: says how to go on; the steps that were running have ended.
     """
     logs.mkdir(parents=True, exist_ok=True)
     seconds: dict[str, float] = {}
@@ -51,7 +52,10 @@ def run_steps(
             if not finished:
                 waiting.append(step)
         for part in [waiting] if side_by_side else [[step] for step in waiting]:
-            seconds |= _run_together(part, logs, resume_command)
+            try:
+                seconds |= _run_together(part, logs, resume_command)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(f"To go on: {resume_command}") from None
         rerun = rerun or any(step.follows or step.epochs for step in waiting)
     return seconds
 

@@ -51,7 +51,7 @@ class Distillation:
         fold: of the student.
         plan_command: writes the plans.
         kd: their ``"kd"`` block.
-        teachers: model folders that teach.
+        teachers: model folders that teach; empty: peers or probability maps do, which say nothing of test cases.
         preprocessed: the data set's folder.
         results: the data set's folder.
         output: folder for logs, and for what is made of the test cases.
@@ -182,7 +182,8 @@ class Distillation:
         return lambda: all((output / name).is_file() for name in names)
 
     def _models(self) -> list[str]:
-        words = [f"ensemble={','.join(f'{t.folder}:{_folds(t.folds)}' for t in self.teachers)}"]
+        ensemble = ",".join(f"{t.folder}:{_folds(t.folds)}" for t in self.teachers)
+        words = [f"ensemble={ensemble}"] if ensemble else []
         return [*words, *(f"{name}={folder}:{self.fold}" for name, folder in self.students.items())]
 
     def _benchmark(self) -> Step:
@@ -197,7 +198,7 @@ class Distillation:
         assert self.test is not None
         output = self.on_test_cases / "report"
         command = ["nnUNetv2_kd", "report", "--reference", str(self.test[1]), "--images", str(self.test[0])]
-        for name in ("ensemble", *self.students):
+        for name in (*(["ensemble"] if self.teachers else []), *self.students):
             command += ["--method", f"{name}={self.on_test_cases / 'predictions' / name}"]
         command += [w for m in self._models() for w in ("--model", m)]
         command += ["--benchmark", str(self.on_test_cases / "benchmark" / "benchmark.json"), "-np", str(self.processes)]

@@ -22,11 +22,12 @@ def _of_test_cases(distillation: Distillation) -> list[str]:
     means = {s["method"]: s for s in report["scores"] if s["metric"] == "Dice" and s["label"] == "mean"}
     dice = {method: score["common_mean"] for method, score in means.items()}  # of what all of them have
     lines = []
-    if dice["student"] is None or not dice["ensemble"]:
+    ensemble = dice.get("ensemble")
+    if dice["student"] is None or (distillation.teachers and not ensemble):
         lines.append("Dice of student and ensemble cannot be compared; the report says which structures are missing.")
     else:
-        kept = dice["student"] / dice["ensemble"]
-        lines.append(f"Dice {dice['student']:.4f}, the ensemble's is {dice['ensemble']:.4f}: {kept:.1%} kept.")
+        kept = f", the ensemble's is {ensemble:.4f}: {dice['student'] / ensemble:.1%} kept" if ensemble else ""
+        lines.append(f"Dice {dice['student']:.4f}{kept}.")
         if dice.get("twin") is not None:
             gain = f"{100 * (dice['student'] - dice['twin']):+.1f} points by distillation"
             lines.append(f"Without teachers the same network has {dice['twin']:.4f}: {gain}.")
@@ -45,7 +46,8 @@ def _of_validation(distillation: Distillation) -> list[str]:
     for teacher in distillation.teachers:
         if (own := teacher.validation_summary(fold)) is not None:
             lines.append(f"  one teacher, {teacher.folder.name}: Dice {own.dice:.4f}, on its own validation cases")
-    lines.append(
-        "The other teachers may have been trained on these cases; only --test IMAGES LABELS tells what was kept."
-    )
+    if distillation.teachers:
+        lines.append(
+            "The other teachers may have been trained on these cases; only --test IMAGES LABELS tells what was kept."
+        )
     return lines

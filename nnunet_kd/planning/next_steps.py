@@ -29,6 +29,14 @@ def has_networks_that_teach(config: KDConfig) -> bool:
     return config.role == "student" and config.ensemble.from_folder is None and teaching_source(config).has_teachers
 
 
+def missing_peers(config: KDConfig, preprocessed: Path) -> list[str]:
+    """Plans of networks that are trained beside the student, and are not there."""
+    if config.role == "teacher" or teaching_source(config).has_teachers:
+        return []
+    names = dict.fromkeys(config.cross_teaching.teachers)
+    return [name for name in names if name != "same" and not (preprocessed / f"{name}.json").is_file()]
+
+
 def next_commands(
     models: Sequence[PlannedModel],
     config: KDConfig,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from nnunet_kd.planning.draft import Draft
 from nnunet_kd.planning.network import PlannedModel
-from nnunet_kd.planning.next_steps import teaching_source
+from nnunet_kd.planning.next_steps import missing_peers, teaching_source
 
 
 def notes(draft: Draft, models: Sequence[PlannedModel]) -> list[str]:
@@ -32,12 +32,11 @@ def notes(draft: Draft, models: Sequence[PlannedModel]) -> list[str]:
                 f"{config.student.trainer} has one teacher network, {c} has {networks}; name one with --teachers "
                 "FOLDER:FOLD, set ensemble.membership=same_fold, or use nnUNetTrainerKDMultiTeacher."
             )
-    for teacher in config.cross_teaching.teachers:
-        if teacher != "same" and not (preprocessed / f"{teacher}.json").is_file():
-            result.append(
-                f"{teacher}.json is missing, whose network cross_teaching.teachers names; make it with: "
-                f"nnUNetv2_kd plan -d {dataset} -c {' '.join(draft.order)} --role teacher -o {teacher} --student ..."
-            )
+    for teacher in missing_peers(config, preprocessed):
+        result.append(
+            f"{teacher}.json is missing, whose network cross_teaching.teachers names; make it with: "
+            f"nnUNetv2_kd plan -d {dataset} -c {' '.join(draft.order)} --role teacher -o {teacher} --student ..."
+        )
     if config.teachers and len(models) > 1:
         result.append(f"these teachers teach every configuration of {models[0].plans.plans_name}; -c keeps only one.")
     return result

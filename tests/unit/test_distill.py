@@ -5,7 +5,10 @@ import importlib
 import json
 import pickle
 import shlex
+import signal
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -229,6 +232,58 @@ def test_a_failed_step_says_where_its_log_is_and_how_to_go_on(tmp_path):
     assert not (tmp_path / "plans.done").exists()
 
 
+def test_ctrl_c_ends_what_runs_and_says_in_a_sentence_how_to_go_on(tmp_path, capsys, monkeypatch):
+    ended = []
+    monkeypatch.setattr(running, "_end", lambda process: (ended.append(process), process.terminate(), process.join()))
+    monkeypatch.setattr(running.time, "sleep", lambda seconds: signal.raise_signal(signal.SIGINT))
+    step = Step("plans", ["nnUNetv2_kd", "--help"], "plans")
+    command = SimpleNamespace(
+        add_arguments=lambda parser: None,
+        run=lambda args: run_steps([[step]], tmp_path, False, "nnUNetv2_kd distill X"),
+    )
+    monkeypatch.setitem(sys.modules, "nnunet_kd.commands.distill", command)
+    with pytest.raises(SystemExit) as stop:
+        main(["distill"])
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "\nnnunet_kd: stopped. To go on: nnUNetv2_kd distill X\n"
+    assert len(ended) == 1
+    assert not (tmp_path / "plans.done").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"params": "500k"}, "nnUNetPlansKD_params500k"),
+        ({"student": "blocks=0.5", "params": "500k"}, "nnUNetPlansKD_blocks0p5_params500k"),
+        ({"latency_budget_ms": 12.5}, "nnUNetPlansKD_12p5ms"),
+        ({"student": "decoder=1", "latency_budget_ms": 5}, "nnUNetPlansKD_decoder1_5ms"),
+    ],
+)
+def test_a_name_that_is_not_given_tells_the_budget(toy, changes, name):
+    assert prepare(request(toy, name=None, **changes)).plans == name
+
+
+def test_students_of_peers_or_of_probability_maps_need_no_trained_teachers(toy, tmp_path):
+    for folder in (toy.results / TEACHER).glob("fold_*"):
+        (folder / "checkpoint_final.pth").unlink()
+    cross = ("student.trainer=nnUNetTrainerKDCrossTeaching", "cross_teaching.unlabeled.weight=0")
+    for settings in (cross, (f"ensemble.from_folder={tmp_path}",)):
+        distillation = prepare(request(toy, settings=settings))
+        found = commands(distillation)
+        assert not any(c[0] == "nnUNetv2_predict_from_modelfolder" for c in found)
+        assert not any("ensemble" in word.split("=")[0] for c in found[-3:-1] for word in c)
+        assert [c[1] for c in found].count("softlabels") == (settings is not cross)
+        with pytest.raises(UserError, match="--test: no trained networks teach this student"):
+            prepare(request(toy, settings=settings, twin=False))
+        assert prepare(request(toy, settings=settings, twin=False, test=None)).teachers == ()
+
+
+def test_a_peer_without_plans_is_told_before_anything_is_run(toy):
+    settings = ("student.trainer=nnUNetTrainerKDCrossTeaching", 'cross_teaching.teachers=["Other"]')
+    with pytest.raises(UserError, match=r"Other\.json: not there; cross_teaching\.teachers names its network"):
+        prepare(request(toy, settings=settings))
+
+
 def test_progress_counts_the_epochs_that_are_over(tmp_path):
     log = tmp_path / "log"
     assert running._epochs(log) == 0
@@ -265,6 +320,10 @@ def test_the_summary_has_what_was_kept_and_what_it_costs(toy):
     assert lines[3] == f"Report: {made / 'report' / 'report.html'}"
     assert lines[4].endswith(str(distillation.bundle))
     assert lines[5].endswith("nnUNetTrainerKDEnsemble__Small__3d_fullres, fold all")
+    (made / "report" / "report.json").write_text(json.dumps({"scores": scores[1:], "headline": headline}))
+    lines = summarise(replace(distillation, teachers=())).splitlines()
+    assert lines[0] == "Dice 0.7960."
+    assert lines[1] == "Without teachers the same network has 0.7500: +4.6 points by distillation."
 
 
 def test_what_cannot_be_compared_is_not_turned_into_a_number(toy):
