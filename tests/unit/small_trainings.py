@@ -177,11 +177,11 @@ def network_of(folder: Path, fold: int = 0) -> nn.Module:
 
 
 def random_batch(cases: int, seed: int = 1) -> dict[str, Any]:
-    """Random images (B, 1, 16, 16, 16) with a cube in a cube as reference, for three outputs."""
+    """Random images (B, 1, 16, 16, 16) with a box in a box as reference, for three outputs."""
     generator = torch.Generator().manual_seed(seed)
     target = torch.zeros(cases, 1, 16, 16, 16)
     for i in range(cases):
-        target[i, :, 3 + i : 12, 4:12, 4:12] = 1
-        target[i, :, 6:10, 6:10, 6 : 10 + i] = 2
+        target[i, :, 4:12, 4:12, 3 * i % 9 : 3 * i % 9 + 7] = 1
+        target[i, :, 6:10, 6:10, 3 * i % 9 : 3 * i % 9 + 3] = 2
     images = torch.randn(cases, 1, 16, 16, 16, generator=generator) + target
     return {"data": images, "target": [target[..., ::s, ::s, ::s] for s in (1, 2, 4)], "keys": list(np.arange(cases))}
