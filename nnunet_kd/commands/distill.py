@@ -42,9 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Runs, or prints, every command from the plans to the report."""
-    from nnunet_kd.distill.prepare import Request, claim, prepare
-    from nnunet_kd.distill.run import run_steps
-    from nnunet_kd.distill.summary import summarise
+    from nnunet_kd.distill.request import Request
     from nnunet_kd.planning.schedule import settings_of_length
 
     request = Request(
@@ -65,6 +63,11 @@ def run(args: argparse.Namespace) -> None:
         device=args.device,
         processes=args.np,
     )
+    request.check()  # before torch is imported, which takes seconds
+    from nnunet_kd.distill.prepare import claim, prepare
+    from nnunet_kd.distill.run import run_steps
+    from nnunet_kd.distill.summary import summarise
+
     distillation = prepare(request)
     groups = distillation.steps()
     if args.dry_run:

@@ -100,8 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Writes KD plans, compares teachers and student, prints the next commands."""
-    from nnunet_kd.planning.draft import Request
-    from nnunet_kd.planning.make import make_plans, show_taps
+    from nnunet_kd.planning.request import Request
     from nnunet_kd.planning.schedule import parse_seeds, settings_of_length
 
     request = Request(
@@ -128,4 +127,7 @@ def run(args: argparse.Namespace) -> None:
         name=args.o,
         overwrite=args.overwrite,
     )
+    request.check()  # before torch is imported, which takes seconds
+    from nnunet_kd.planning.make import make_plans, show_taps
+
     print(show_taps(request) if args.list_taps else make_plans(request))

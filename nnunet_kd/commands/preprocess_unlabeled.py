@@ -25,7 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Finds, checks and preprocesses the unlabeled images, then says what comes next."""
-    from dataclasses import replace
+    from nnunet_kd.utilities.environment import dataset_paths
+
+    paths = dataset_paths(args.d)
+    from dataclasses import replace  # the following import torch, which takes seconds
     from pathlib import Path
 
     from nnunetv2.configuration import default_num_processes
@@ -36,13 +39,11 @@ def run(args: argparse.Namespace) -> None:
     from nnunet_kd.softlabels.export import shard
     from nnunet_kd.teachers.fitness import channel_names
     from nnunet_kd.teachers.student_data import UNLABELED_IMAGES, load_student
-    from nnunet_kd.utilities.environment import dataset_paths
     from nnunet_kd.utilities.errors import UserError
 
     processes = default_num_processes if args.np is None else args.np
     if processes < 1:
         raise UserError(f"-np {processes}: expected at least 1.")
-    paths = dataset_paths(args.d)
     kd, space = load_student(paths.preprocessed / f"{args.p}.json", args.c, paths.raw)
     if space.configuration_manager.previous_stage_name is not None:
         raise UserError(

@@ -31,15 +31,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Exports, imports or verifies a store, then says what comes next."""
-    from nnunet_kd.softlabels.choices import record_choice
-    from nnunet_kd.teachers.ensemble import TeachingEnsemble
-    from nnunet_kd.teachers.student_data import load_student
     from nnunet_kd.utilities.environment import dataset_paths
     from nnunet_kd.utilities.errors import UserError
 
     paths = dataset_paths(args.d)
     if args.f not in (None, "all") and not args.f.isdecimal():
         raise UserError(f"-f {args.f}: expected a fold's number, or all.")
+    from nnunet_kd.softlabels.choices import record_choice  # the following import torch, which takes seconds
+    from nnunet_kd.teachers.ensemble import TeachingEnsemble
+    from nnunet_kd.teachers.student_data import load_student
+
     fold = int(args.f) if args.f not in (None, "all") else args.f
     plans_file = paths.preprocessed / f"{args.p}.json"
     if args.from_folder is not None or args.combine is not None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_kd.demo.synthetic import DATASET_NAME
-from nnunet_kd.distill.prepare import Request
+from nnunet_kd.distill.request import Request
 from nnunet_kd.distill.steps import Step
 
 DATASET = ("-d", "999", "-c", "3d_fullres")

@@ -1,94 +1,22 @@
 """From what a user asks for to a distillation whose teachers are there and whose name is free."""
 
 import shlex
-from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from pathlib import Path
 
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.config import KDConfig
-from nnunet_kd.distill.steps import Distillation, names_of_cases
+from nnunet_kd.distill.request import Request
+from nnunet_kd.distill.steps import Distillation
 from nnunet_kd.planning import plans as planning
+from nnunet_kd.planning.kd_block import inherited_block, make_kd_block, parse_teacher
 from nnunet_kd.planning.next_steps import has_networks_that_teach, missing_peers
-from nnunet_kd.planning.recipes import inherited_block, load_recipe, make_kd_block, parse_teacher
+from nnunet_kd.planning.recipes import load_recipe
 from nnunet_kd.planning.student import join_params
 from nnunet_kd.teachers.model import find_teachers
 from nnunet_kd.utilities.environment import dataset_paths, torch_device
 from nnunet_kd.utilities.errors import UserError
 from nnunet_kd.utilities.files import write_whole
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a user asks for.
-
-    Attributes:
-        dataset: number or name.
-        configuration: of the student.
-        base_plans: plans from which the student's are made.
-        fold: of the student, a number or ``all``.
-        name: of the student's plans; None: as ``nnUNetv2_kd plan`` names them.
-        student: ``--student`` of ``nnUNetv2_kd plan``.
-        params: its ``--params``.
-        latency_budget_ms: its ``--latency-budget``.
-        recipe: name of a recipe.
-        teachers: as ``nnUNetv2_kd plan --teachers`` takes them; empty: every finished fold of the default teacher.
-        settings: ``key=value`` of the ``"kd"`` block.
-        plan_options: more arguments of ``nnUNetv2_kd plan``.
-        test: folders of images and reference segmentations.
-        twin: train the same network without teachers too.
-        device: as nnU-Net's ``-device``, or ``auto``.
-        processes: as nnU-Net's ``-np``.
-    """
-
-    dataset: str
-    configuration: str
-    base_plans: str = "nnUNetPlans"
-    fold: str = "all"
-    name: str | None = None
-    student: str | None = None
-    params: str | None = None
-    latency_budget_ms: float | None = None
-    recipe: str | None = None
-    teachers: tuple[str, ...] = ()
-    settings: tuple[str, ...] = ()
-    plan_options: tuple[str, ...] = ()
-    test: tuple[Path, Path] | None = None
-    twin: bool = False
-    device: str = "auto"
-    processes: int = 1
-
-    def __str__(self) -> str:
-        words = ["nnUNetv2_kd", "distill", "-d", self.dataset, "-c", self.configuration, "-f", self.fold]
-        words += [*self._named(), *self.plan_options]
-        words += ["--set", *self.settings] if self.settings else []
-        words += ["--test", *map(str, self.test)] if self.test else []
-        words += ["--twin"] if self.twin else []
-        return shlex.join([*words, "-device", self.device, "-np", str(self.processes)])
-
-    def _named(self) -> list[str]:
-        """What ``distill`` and ``plan`` share."""
-        words = ["-p", self.base_plans]
-        words += ["-o", self.name] if self.name else []
-        words += ["--student", self.student] if self.student else []
-        words += ["--params", self.params] if self.params else []
-        words += ["--latency-budget", f"{self.latency_budget_ms:g}"] if self.latency_budget_ms is not None else []
-        words += ["--recipe", self.recipe] if self.recipe else []
-        return [*words, *(["--teachers", *self.teachers] if self.teachers else [])]
-
-    def default_name(self, kd: KDConfig) -> str:
-        """Name of the plans, known before candidates of a budget are timed."""
-        name = planning.default_plans_name(self.base_plans, kd)
-        if self.latency_budget_ms is None:
-            return name
-        return f"{name.removesuffix('_same')}_{self.latency_budget_ms:g}ms".replace(".", "p")
-
-    def plan_command(self, name: str) -> list[str]:
-        """``nnUNetv2_kd plan`` for the plans of this name."""
-        command = ["nnUNetv2_kd", "plan", "-d", self.dataset, "-c", self.configuration]
-        command += [*replace(self, name=name)._named(), *self.plan_options]
-        return [*command, "--set", *self.settings] if self.settings else command
 
 
 def prepare(request: Request) -> Distillation:
@@ -97,15 +25,7 @@ def prepare(request: Request) -> Distillation:
     Raises:
         UserError: for what would make nnU-Net or the commands fail later.
     """
-    if not (request.fold == "all" or request.fold.isdecimal()):
-        raise UserError(f"-f {request.fold}: expected a fold's number, or all.")
-    if request.processes < 1:
-        raise UserError(f"-np {request.processes}: expected at least 1.")
-    for folder in request.test or ():
-        if not folder.is_dir():
-            raise UserError(f"--test {folder}: no such folder.")
-    if request.test and not names_of_cases(request.test[1]):
-        raise UserError(f"--test {request.test[1]}: no reference segmentations there.")
+    request.check()
     paths = dataset_paths(request.dataset)
     base = planning.load_base_plans(paths.preprocessed, request.base_plans)
     planning.training_order(base, [request.configuration])
@@ -114,7 +34,7 @@ def prepare(request: Request) -> Distillation:
     inherited = inherited_block(base)
     student = join_params(request.student, request.params)
     kd = make_kd_block(inherited, recipe, None, request.base_plans, student, teachers, request.settings)
-    name = planning.check_plans_name(request.name or request.default_name(kd))
+    name = planning.check_plans_name(request.name or default_name(request, kd))
     taught = has_networks_that_teach(kd)
     if request.test and not (taught or request.twin):
         raise UserError("--test: no trained networks teach this student, with which it could be compared; add --twin.")
@@ -147,6 +67,14 @@ def prepare(request: Request) -> Distillation:
         base_plans=request.base_plans,
         makes_bundle=can_make_bundles(),
     )
+
+
+def default_name(request: Request, kd: KDConfig) -> str:
+    """Name of the plans, known before candidates of a budget are timed."""
+    name = planning.default_plans_name(request.base_plans, kd)
+    if request.latency_budget_ms is None:
+        return name
+    return f"{name.removesuffix('_same')}_{request.latency_budget_ms:g}ms".replace(".", "p")
 
 
 def can_make_bundles() -> bool:

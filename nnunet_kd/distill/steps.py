@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_kd.config import TEACHER_TRAINER, KDConfig
+from nnunet_kd.distill.request import names_of_cases
 from nnunet_kd.planning.next_steps import teaching_source
 from nnunet_kd.teachers.model import TeacherModel
-from nnunet_kd.utilities.files import list_folder
 
 TIMED_CASES = 3
 
@@ -210,11 +210,6 @@ class Distillation:
         command += ["-o", str(self.bundle), "--overwrite"]
         command += ["--check", str(self.test[0])] if self.test else []
         return Step("the bundle", command, "export", (self.bundle / "bundle.json").is_file, True)
-
-
-def names_of_cases(labels: Path) -> list[str]:
-    """Names of the reference segmentations, and so of the predictions."""
-    return [f.name for f in list_folder(labels) if f.suffix != ".json"]
 
 
 def _folds(folds: Sequence[int | str]) -> str:

@@ -19,8 +19,6 @@ def choose_student(draft: Draft) -> tuple[Draft, list[str]]:
     budget_ms, by_dice = draft.request.latency_budget_ms, draft.request.rank == "dice"
     if budget_ms is None and not by_dice:
         return draft, []
-    if budget_ms is not None and not 0 < budget_ms < float("inf"):
-        raise UserError(f"--latency-budget {budget_ms:g}: expected milliseconds, greater than 0.")
     if len(draft.chosen) != 1:
         flag = "--rank dice" if budget_ms is None else "--latency-budget"
         raise UserError(f"{flag}: is for one configuration; name it with -c.")

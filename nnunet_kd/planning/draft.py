@@ -1,95 +1,26 @@
-"""What a user asks ``nnUNetv2_kd plan`` for, and the plans that follow from it, before any is written."""
+"""The plans that follow from what a user asks for, before any is written."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.config import KDConfig
 from nnunet_kd.inheritance.start import named_member
+from nnunet_kd.planning.kd_block import inherited_block, make_kd_block, parse_teacher
 from nnunet_kd.planning.network import PlannedModel
 from nnunet_kd.planning.plans import compose_plans, load_base_plans, training_order
-from nnunet_kd.planning.recipes import Recipe, inherited_block, load_recipe, make_kd_block, parse_teacher
+from nnunet_kd.planning.recipes import Recipe, load_recipe
+from nnunet_kd.planning.request import Request
 from nnunet_kd.planning.student import StudentSpec, format_student, join_params, parse_arguments
 from nnunet_kd.teachers.model import NotTrainedError, TeacherModel, find_teachers
 from nnunet_kd.utilities.environment import DatasetPaths, dataset_paths
 from nnunet_kd.utilities.errors import UserError
 from nnunet_kd.utilities.nnunet_files import check_plans, read_dataset_json
 from nnunet_kd.utilities.schema import to_dict
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a user asks for.
-
-    Attributes:
-        dataset: number or name.
-        configurations: to keep; empty: all of the base plans.
-        base_plans: plans from which the new ones are made.
-        trainer: of the default teachers; None: nnU-Net's.
-        teachers: model folders with optional folds; empty: every finished fold of the default teacher.
-        recipe: name of a preset of the ``"kd"`` block.
-        student: the network and changes of it.
-        student_arguments: ``KEY=VALUE`` of the network's class.
-        params: budget of parameters.
-        latency_budget_ms: budget of milliseconds for one patch.
-        rank: how candidates within the budget are ranked, ``params`` or ``dice``.
-        device: where patches are timed.
-        inherit_from: ``MODELFOLDER:FOLD`` that the student starts as.
-        weights: local file of weights to start from.
-        role: ``teacher`` or ``student``; None: the recipe's, or student.
-        settings: ``KEY=VALUE`` of the ``"kd"`` block.
-        seeds: plans for teachers that differ in nothing else; empty: one plans file.
-        batch_size: None: the base plans'.
-        patch_size: None: the base plans'.
-        keep_resampling: a student's probabilities are resampled as the base plans say.
-        name: of the new plans; None: made from the student's.
-        overwrite: KD plans of the same name are replaced.
-    """
-
-    dataset: str
-    configurations: tuple[str, ...] = ()
-    base_plans: str = "nnUNetPlans"
-    trainer: str | None = None
-    teachers: tuple[str, ...] = ()
-    recipe: str | None = None
-    student: str | None = None
-    student_arguments: tuple[str, ...] = ()
-    params: str | None = None
-    latency_budget_ms: float | None = None
-    rank: str = "params"
-    device: str = "cpu"
-    inherit_from: str | None = None
-    weights: Path | None = None
-    role: str | None = None
-    settings: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = ()
-    batch_size: int | None = None
-    patch_size: tuple[int, ...] | None = None
-    keep_resampling: bool = False
-    name: str | None = None
-    overwrite: bool = False
-
-    def check(self) -> None:
-        """Refuses options that contradict each other.
-
-        Raises:
-            UserError: names the option.
-        """
-        if self.rank == "dice" and self.params is None and self.latency_budget_ms is None:
-            raise UserError("--rank dice: compares students that keep a budget; give --params or --latency-budget.")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise UserError(f"--batch_size {self.batch_size}: expected at least 1.")
-        if self.seeds and self.weights:
-            raise UserError("--weights: every teacher of --seeds starts at its own random weights; leave one out.")
-        if self.trainer and (self.teachers or self.role == "teacher"):
-            raise UserError(
-                "-tr: names the trainer of the default teachers; leave it out beside --teachers and --role teacher."
-            )
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,12 @@ from pathlib import Path
 
 from nnunet_kd.planning.budget import choose_student
 from nnunet_kd.planning.comparison import compare
-from nnunet_kd.planning.draft import Draft, Request, make_draft
+from nnunet_kd.planning.draft import Draft, make_draft
 from nnunet_kd.planning.next_steps import commands_of_seeds, next_commands, teaching_source
 from nnunet_kd.planning.notes import notes
 from nnunet_kd.planning.patch import check_patch
 from nnunet_kd.planning.plans import check_plans_name, check_target, default_plans_name
+from nnunet_kd.planning.request import Request
 from nnunet_kd.planning.taps import describe_taps
 from nnunet_kd.planning.weights import initial_weights
 from nnunet_kd.utilities.files import write_json

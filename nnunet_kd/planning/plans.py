@@ -10,10 +10,11 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunet_kd.config import KDConfig
 from nnunet_kd.planning.network import PlannedModel, count_parameters
+from nnunet_kd.planning.request import find_base_plans
 from nnunet_kd.planning.resampling import with_fast_resampling
 from nnunet_kd.planning.student import parse_student, student_architecture
 from nnunet_kd.utilities.errors import UserError
-from nnunet_kd.utilities.files import check_component, load_json_file
+from nnunet_kd.utilities.files import load_json_file
 from nnunet_kd.utilities.nnunet_files import read_plans
 from nnunet_kd.utilities.schema import to_dict
 
@@ -26,14 +27,7 @@ def load_base_plans(preprocessed: Path, plans_name: str) -> dict[str, Any]:
     Raises:
         UserError: when the file is missing, with the command that makes it, or unreadable.
     """
-    check_component(f"{plans_name}.json", "-p")
-    file = preprocessed / f"{plans_name}.json"
-    if not file.is_file():
-        size = re.fullmatch(r"nnUNetResEncUNet(M|L|XL)Plans", plans_name)
-        planner = f" -pl nnUNetPlannerResEnc{size[1]}" if size else ""
-        command = f"nnUNetv2_plan_and_preprocess -d {preprocessed.name[7:10].lstrip('0')}{planner}"
-        raise UserError(f"{file}: no such plans; make them with: {command}, or name others with -p.")
-    plans = read_plans(file)
+    plans = read_plans(find_base_plans(preprocessed, plans_name))
     for name, configuration in plans["configurations"].items():
         if "UNet_class_name" in configuration:
             plans["configurations"][name] = ConfigurationManager(configuration).configuration

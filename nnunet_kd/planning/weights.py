@@ -32,10 +32,8 @@ def initial_weights(file: Path, models: Sequence[PlannedModel]) -> dict[str, Ini
     """Networks of configurations with the weights of a file, wherever name and shape fit; the rest is random.
 
     Raises:
-        UserError: when the file is missing or unreadable, or nothing in it fits.
+        UserError: when the file is unreadable, or nothing in it fits.
     """
-    if not file.is_file():
-        raise UserError(f"--weights {file}: no such file; weights are not downloaded.")
     result = {}
     for model in models:
         network = model.build()

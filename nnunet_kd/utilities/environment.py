@@ -1,15 +1,18 @@
-"""nnU-Net's folders and devices, with messages for those who have not set them up."""
+"""nnU-Net's folders and devices, with messages for those who have not set them up; torch only where it is used."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
 from nnunet_kd.utilities.errors import UserError
 from nnunet_kd.utilities.files import check_component
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,14 @@ def dataset_paths(name_or_id: str) -> DatasetPaths:
     return DatasetPaths(name, raw, preprocessed, Path(nnUNet_results) / name)
 
 
-def torch_device(name: str) -> torch.device:
+def torch_device(name: str) -> "torch.device":
     """The device of nnU-Net's ``-device`` flag; ``auto``, which is printed: CUDA where it is, else MPS, else the CPU.
 
     Raises:
         UserError: when the machine has no such device.
     """
+    import torch
+
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         print(f"-device {name}")
@@ -63,8 +68,10 @@ def torch_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def limit_threads(device: torch.device) -> None:
+def limit_threads(device: "torch.device") -> None:
     """As many threads on the CPU as ``OMP_NUM_THREADS`` says, which nnU-Net's commands override with all cores."""
+    import torch
+
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if device.type == "cpu" and threads.isdecimal() and int(threads) > 0:
         torch.set_num_threads(int(threads))

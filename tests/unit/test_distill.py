@@ -16,7 +16,8 @@ import torch
 from nnunet_kd.cli import main
 from nnunet_kd.distill import prepare as preparing
 from nnunet_kd.distill import run as running
-from nnunet_kd.distill.prepare import Request, claim, prepare
+from nnunet_kd.distill.prepare import claim, prepare
+from nnunet_kd.distill.request import Request
 from nnunet_kd.distill.run import run_steps
 from nnunet_kd.distill.steps import Step
 from nnunet_kd.distill.summary import summarise

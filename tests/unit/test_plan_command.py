@@ -12,9 +12,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_kd.cli import main
 from nnunet_kd.config import KDConfig
 from nnunet_kd.planning.cost import count_windows, measure
+from nnunet_kd.planning.kd_block import parse_teacher
 from nnunet_kd.planning.network import PlannedModel
 from nnunet_kd.planning.next_steps import after_preprocessing_unlabeled
-from nnunet_kd.planning.recipes import load_recipe, parse_teacher, recipe_names
+from nnunet_kd.planning.recipes import load_recipe, recipe_names
 from nnunet_kd.planning.schedule import settings_of_length
 from nnunet_kd.utilities.schema import from_dict
 
@@ -450,6 +451,29 @@ def test_existing_kd_plans_are_replaced_only_on_request(folder, capsys):
     assert read(folder, "S")["configurations"]["2d"]["batch_size"] == 2
     plan("-c", "2d", "-o", "S", "--batch_size", "9", "--overwrite")
     assert read(folder, "S")["configurations"]["2d"]["batch_size"] == 9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["plan", "-d", "900", "--recipe", "qin2012"], "--recipe qin2012: no such recipe; there are "),
+        (["plan", "-d", "900", "--rank", "dice"], "--rank dice: "),
+        (["plan", "-d", "900", "-p", "Other"], "no such plans"),
+        (["plan", "-d", "900", "--weights", "nowhere.pth"], "--weights nowhere.pth: no such file"),
+        (["distill", "-d", "900", "-c", "2d", "--recipe", "qin2012"], "--recipe qin2012: no such recipe"),
+        (["distill", "-d", "900", "-c", "2d", "--test", "no", "no"], "--test no: no such folder"),
+        (["softlabels", "-d", "901"], "-d 901: no such data set"),
+        (["preprocess-unlabeled", "-d", "901"], "-d 901: no such data set"),
+    ],
+)
+def test_what_needs_no_torch_to_be_found_wrong_is_told_before_it_is_imported(folder, arguments, sentence):
+    script = (
+        "import sys; from nnunet_kd.cli import main\ntry: main(sys.argv[1:])\nfinally: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert done.stdout == "False\n"
 
 
 def test_help_answers_fast():
