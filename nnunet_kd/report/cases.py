@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from tqdm import tqdm
 
 from nnunet_kd.report.calibration import Calibration, entropy, near_foreground, reliability
+from nnunet_kd.report.layout import CaseView
 from nnunet_kd.report.measurements import HIGHER_IS_BETTER
 from nnunet_kd.report.methods import Method
 from nnunet_kd.report.numbers import Numbers
-from nnunet_kd.report.overlays import CaseView, choose_cases
+from nnunet_kd.report.overlays import choose_cases
 from nnunet_kd.report.volumes import Volumes
 from nnunet_kd.utilities.errors import UserError
 

@@ -17,6 +17,7 @@ from nnunet_kd.report import formats
 from nnunet_kd.report.content import Report, to_json
 from nnunet_kd.report.overlays import class_line
 from nnunet_kd.report.plots import Plots
+from nnunet_kd.report.style import ERROR_COLORS
 from nnunet_kd.report.tables import (
     MARK,
     Cell,
@@ -45,6 +46,7 @@ def write_report(report: Report, plots: Plots, folder: Path) -> None:
         "calibration_sentences": _calibration_sentences(report),
         "settings_lines": _settings_lines(n.settings),
         "class_lines": [class_line(i) for i in range(len(n.labels))],
+        "error_colors": ERROR_COLORS,
     }
     for name, environment in (("report.html", _environment(autoescape=True)), ("report.md", _markdown())):
         (folder / name).write_text(environment.get_template(f"{name}.j2").render(content), encoding="utf-8")

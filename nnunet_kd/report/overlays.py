@@ -1,43 +1,23 @@
-"""Pictures of cases: reference and prediction as contours on the image, through the slices that differ most."""
+"""Pictures of cases: reference and prediction as contours on the image, and where they differ."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
-from nnunet_kd.report.style import CLASS_COLORS, CLASS_LINES, new_figure
+from nnunet_kd.report.layout import VOLUME_DPI, VOLUME_PX, CaseView, Layout, find_layout
+from nnunet_kd.report.style import CLASS_COLORS, CLASS_LINES, DARK, ERROR_COLORS, new_figure
 from nnunet_kd.report.volumes import PATIENT_PLANES, origin_of, plane_axes
 
-PANEL_IN = 1.75
-GAP_IN = 0.04
 SCALE_BARS_MM = (200, 100, 50, 20, 10, 5, 2, 1)
-
-
-@dataclass(frozen=True)
-class CaseView:
-    """One case, turned for display.
-
-    Attributes:
-        reference: (z, y, x) labels.
-        prediction: (z, y, x) labels.
-        image: (z, y, x) or None.
-        entropy: (z, y, x) from 0 to 1, or None.
-        spacing_mm: of the displayed axes.
-        planes: name of the plane perpendicular to each displayed axis.
-        ignore_label: label of the reference that does not count, or None.
-    """
-
-    reference: np.ndarray
-    prediction: np.ndarray
-    image: np.ndarray | None
-    entropy: np.ndarray | None
-    spacing_mm: tuple[float, ...]
-    planes: tuple[str, ...]
-    ignore_label: int | None = None
+LINE_PT, DOTTED_PT = 0.9, 0.7
+AGREED = (1.0, 1.0, 1.0, 0.18)  # foreground of both, red to opacity
+DIMMED = 0.65  # brightness of the image below the errors
 
 
 def choose_cases(scores: Sequence[float], failures: Sequence[int] | None = None) -> list[tuple[str, int]]:
@@ -66,10 +46,22 @@ def slice_of_most_disagreement(view: CaseView, axis: int) -> int:
     return int((differ if differ.any() else ((view.reference > 0) & counted).sum(other)).argmax())
 
 
-def draw_case(view: CaseView, foreground: Sequence[int | tuple[int, ...]], name: str) -> Figure:
-    """Rows: planes. Columns: reference, prediction with the reference dotted, and entropy where it is known.
+def errors(view: CaseView) -> dict[str, np.ndarray]:
+    """Masks (z, y, x) of what is missed, what is invented, and foreground that is another class there."""
+    counted = True if view.ignore_label is None else view.reference != view.ignore_label
+    there, found = view.reference > 0, view.prediction > 0
+    return {
+        "missed": there & ~found & counted,
+        "invented": found & ~there & counted,
+        "another class": there & found & (view.reference != view.prediction) & counted,
+    }
 
-    Everything is written inside the panels, on black, so that the picture suits a light and a dark page.
+
+def draw_case(view: CaseView, foreground: Sequence[int | tuple[int, ...]], name: str) -> Figure:
+    """Reference, prediction with the reference dotted, errors, and entropy where it is known; a row for each plane.
+
+    Everything is written inside the panels, on black, so that the picture suits a light and a dark page. A 2D image has
+    its own pixels, each a square of whole pixels of the picture; its panels go on in a second row where one is full.
 
     Args:
         view: the case.
@@ -77,28 +69,24 @@ def draw_case(view: CaseView, foreground: Sequence[int | tuple[int, ...]], name:
         name: the method's.
     """
     axes = plane_axes(view.reference.shape)
-    columns = ["reference", name] + (["entropy"] if view.entropy is not None else [])
-    size = (len(columns) * (PANEL_IN + GAP_IN) - GAP_IN, len(axes) * (PANEL_IN + GAP_IN) - GAP_IN)
-    figure = new_figure(*size, facecolor="none")
-    centre_mm, side_mm = _window(view)
-    gray = None if view.image is None else _gray_range(view, centre_mm, side_mm)
+    titles = ["reference", name, "errors"] + (["entropy"] if view.entropy is not None else [])
+    layout = find_layout(view, len(titles))
+    figure = layout.new_figure(DARK)
+    gray = None if view.image is None else _gray_range(view, layout)
+    wrong = errors(view)
     for row, axis in enumerate(axes):
-        for column, title in enumerate(columns):
-            left, top = column * (PANEL_IN + GAP_IN), row * (PANEL_IN + GAP_IN)
-            ax = figure.add_axes(
-                (left / size[0], 1 - (top + PANEL_IN) / size[1], PANEL_IN / size[0], PANEL_IN / size[1]),
-                facecolor="black",
-            )
-            _draw_panel(ax, view, axis, column, foreground, gray)
-            _frame(ax, np.delete(centre_mm, axis), side_mm, origin_of(axis))
+        for column, title in enumerate(titles):
+            ax = layout.add_panel(figure, row * len(titles) + column)
+            _draw_panel(ax, view, wrong, axis, title if column != 1 else "prediction", foreground, gray)
+            layout.frame(ax, axis, origin_of(axis))
             if row == 0:
                 _write(ax, 0.03, 0.97, title, va="top")
             if column == 0 and len(axes) > 1:
                 _write(ax, 0.03, 0.03, view.planes[axis], va="bottom")
         if view.planes == PATIENT_PLANES and row == 0:
-            _scale_bar(figure.axes[-len(columns)], side_mm)
+            _scale_bar(figure.axes[0], float(layout.size_mm[-1]))
     if view.entropy is not None:
-        _entropy_bar(figure.axes[len(columns) - 1])
+        _entropy_bar(figure.axes[len(titles) - 1])
     return figure
 
 
@@ -109,12 +97,11 @@ def draw_entropy(volume: np.ndarray) -> Figure:
         volume: (z, y, x) from 0 to 1.
     """
     axes = plane_axes(volume.shape)
-    width = len(axes) * (PANEL_IN + GAP_IN) - GAP_IN
-    figure = new_figure(width, PANEL_IN, facecolor="black")
+    layout = Layout(np.zeros(3), np.ones(3), (VOLUME_PX, VOLUME_PX), len(axes), 1, VOLUME_DPI)
+    figure = layout.new_figure("black")
     for column, axis in enumerate(axes):
         where = int(volume.sum(tuple(i for i in range(3) if i != axis)).argmax())
-        left = column * (PANEL_IN + GAP_IN) / width
-        ax = figure.add_axes((left, 0, PANEL_IN / width, 1), facecolor="black")
+        ax = layout.add_panel(figure, column)
         ax.imshow(
             volume.take(where, axis), cmap="inferno", vmin=0, vmax=1, origin=origin_of(axis), interpolation="nearest"
         )
@@ -125,11 +112,11 @@ def draw_entropy(volume: np.ndarray) -> Figure:
 
 
 def draw_class_legend(labels: Sequence[str]) -> Figure:
-    """Lines and colours of the classes, for the pictures of cases."""
-    rows = -(-len(labels) // 4)
-    figure = new_figure(6.2, 0.22 * (rows + 1) + 0.1, facecolor="#22262b")
-    handles = [Line2D([], [], lw=2, label=name, **_line(i)) for i, name in enumerate(labels)]
+    """Lines and colours of the classes and colours of the errors, for the pictures of cases."""
+    handles: list = [Line2D([], [], lw=2, label=name, **_line(i)) for i, name in enumerate(labels)]
     handles.append(Line2D([], [], color="white", lw=1.3, ls=(0, (1, 1.2)), label="reference, beside a prediction"))
+    handles += [Patch(color=color, label=name) for name, color in ERROR_COLORS.items()]
+    figure = new_figure(6.2, 0.22 * -(-len(handles) // 4) + 0.1, facecolor=DARK)
     figure.legend(
         handles=handles, loc="center", ncols=min(4, len(handles)), frameon=False, labelcolor="white", handlelength=3
     )
@@ -147,56 +134,61 @@ def _line(index: int) -> dict:
     return {"color": CLASS_COLORS[index % len(CLASS_COLORS)], "ls": CLASS_LINES[index % len(CLASS_LINES)]}
 
 
-def _window(view: CaseView) -> tuple[np.ndarray, float]:
-    """Centre (mm, every axis) and side (mm) of a cube, or a square, around all foreground, a fifth wider than it."""
-    labelled = (view.reference > 0) | (view.prediction > 0)
-    if view.ignore_label is not None:
-        labelled &= view.reference != view.ignore_label
-    if not labelled.any():
-        labelled = np.ones_like(labelled)
-    where = np.nonzero(labelled)
-    low, high = (np.array([f(w) for w in where]) for f in (np.min, np.max))
-    spacing = np.array(view.spacing_mm)
-    seen = slice(1, 3) if len(plane_axes(view.reference.shape)) == 1 else slice(0, 3)
-    extent_mm = (high - low + 1) * spacing
-    return (low + high) / 2 * spacing, float(1.2 * extent_mm[seen].max() + 4 * spacing[seen].min())
-
-
-def _gray_range(view: CaseView, centre_mm: np.ndarray, side_mm: float) -> tuple[float, float]:
+def _gray_range(view: CaseView, layout: Layout) -> tuple[float, float]:
     """Intensities shown as black and white: percentiles 1 and 99.5 inside the window."""
     spacing = np.array(view.spacing_mm)
-    first = np.maximum(0, np.floor((centre_mm - side_mm / 2) / spacing)).astype(int)
-    stop = np.ceil((centre_mm + side_mm / 2) / spacing).astype(int) + 1
+    first = np.maximum(0, np.floor((layout.centre_mm - layout.size_mm / 2) / spacing)).astype(int)
+    stop = np.ceil((layout.centre_mm + layout.size_mm / 2) / spacing).astype(int) + 1
     assert view.image is not None
     low, high = np.percentile(view.image[tuple(slice(*s) for s in zip(first, stop, strict=True))], (1, 99.5))
     return float(low), float(high if high > low else low + 1)
 
 
 def _draw_panel(
-    ax: Axes, view: CaseView, axis: int, column: int, foreground: Sequence, gray: tuple[float, float] | None
+    ax: Axes,
+    view: CaseView,
+    wrong: Mapping[str, np.ndarray],
+    axis: int,
+    what: str,
+    foreground: Sequence,
+    gray: tuple[float, float] | None,
 ) -> None:
     where = slice_of_most_disagreement(view, axis)
     rows_mm, columns_mm = np.delete(view.spacing_mm, axis)
     origin = origin_of(axis)
 
-    def show(volume: np.ndarray, **style) -> None:
-        plane = volume.take(where, axis)
+    def show(plane: np.ndarray, **style) -> None:
         left, right = -0.5 * columns_mm, (plane.shape[1] - 0.5) * columns_mm
         first, last = -0.5 * rows_mm, (plane.shape[0] - 0.5) * rows_mm
         extent = (left, right, first, last) if origin == "lower" else (left, right, last, first)
-        ax.imshow(plane, extent=extent, origin=origin, aspect="auto", **style)
+        ax.imshow(plane, extent=extent, origin=origin, aspect="auto", **({"interpolation": "nearest"} | style))
 
-    if column == 2 and view.entropy is not None:
-        show(view.entropy, cmap="inferno", vmin=0, vmax=1, interpolation="nearest")
+    if what == "entropy" and view.entropy is not None:
+        show(view.entropy.take(where, axis), cmap="inferno", vmin=0, vmax=1)
         return
     if view.image is not None and gray is not None:
-        show(view.image, cmap="gray", vmin=gray[0], vmax=gray[1], interpolation="bilinear")
-    label = view.reference if column == 0 else view.prediction
+        smooth = "bilinear" if len(plane_axes(view.reference.shape)) > 1 else "antialiased"
+        look = {"cmap": "gray", "vmin": gray[0], "vmax": gray[1], "interpolation": smooth}
+        show(view.image.take(where, axis), alpha=DIMMED if what == "errors" else 1, **look)
+    if what == "errors":
+        show(_colors_of_errors(view, wrong, axis, where))
+        return
+    label = view.reference if what == "reference" else view.prediction
     for i, region in enumerate(foreground):
-        _contour(ax, label.take(where, axis), region, (rows_mm, columns_mm), linewidths=1.4, **_contour_line(i))
-        if column == 1:
-            dotted = {"colors": "white", "linestyles": [(0, (1, 1.2))], "linewidths": 0.8}
+        _contour(ax, label.take(where, axis), region, (rows_mm, columns_mm), linewidths=LINE_PT, **_contour_line(i))
+        if what == "prediction":
+            dotted = {"colors": "white", "linestyles": [(0, (1, 1.2))], "linewidths": DOTTED_PT}
             _contour(ax, view.reference.take(where, axis), region, (rows_mm, columns_mm), **dotted)
+
+
+def _colors_of_errors(view: CaseView, wrong: Mapping[str, np.ndarray], axis: int, where: int) -> np.ndarray:
+    """One plane, (rows, columns, 4) from 0 to 1: colours of the errors, white of foreground that is right."""
+    reference = view.reference.take(where, axis)
+    colors = np.zeros((*reference.shape, 4))
+    colors[(reference > 0) & (reference == view.prediction.take(where, axis))] = AGREED
+    for name, mask in wrong.items():
+        colors[mask.take(where, axis)] = to_rgba(ERROR_COLORS[name])
+    return colors
 
 
 def _contour_line(index: int) -> dict:
@@ -215,14 +207,6 @@ def _contour(
     padded = np.pad(mask, 1)[box[0][0] + 1 : box[0][1] + 1, box[1][0] + 1 : box[1][1] + 1]
     rows, columns = (np.arange(*b) * mm for b, mm in zip(box, spacing_mm, strict=True))
     ax.contour(columns, rows, padded.astype(float), levels=[0.5], **style)
-
-
-def _frame(ax: Axes, centre_mm: np.ndarray, side_mm: float, origin: str) -> None:
-    (y, x), half = centre_mm, side_mm / 2
-    ax.set(xticks=[], yticks=[], xlim=(x - half, x + half))
-    ax.set_ylim((y - half, y + half) if origin == "lower" else (y + half, y - half))
-    for spine in ax.spines.values():
-        spine.set_visible(False)
 
 
 def _write(ax: Axes, x: float, y: float, text: str, **where) -> None:

@@ -22,6 +22,9 @@ MARKERS = ("s", "o", "D", "^", "v", "<", ">", "p", "h", "P", "X")
 # Colours of classes on grey images, bright ones first, and their lines.
 CLASS_COLORS = ("#56B4E9", "#E69F00", "#F0E442", "#CC79A7", "#00C990", "#FF7A1A", "#8AA8FF")
 CLASS_LINES: tuple[Any, ...] = ("solid", (0, (6, 1.5)), (0, (2, 1)), (0, (6, 1.5, 1.5, 1.5)))
+# Errors on grey images: none is a colour of a class.
+ERROR_COLORS = {"missed": "#4DC4FF", "invented": "#FF4B00", "another class": "#FFF100"}
+DARK = "#22262b"  # behind pictures of cases
 INK, PAPER, FAINT = "#1b1f24", "#fefefe", "#8a9099"
 PAGE_COLORS = {COLORS[0]: "var(--blue)"}  # the one colour that is too dark on a dark page
 REM_PER_INCH = 7.5
@@ -93,16 +96,16 @@ def method_styles(names: Sequence[str], roles: Roles) -> dict[str, MethodStyle]:
     return styles
 
 
-def new_figure(width_in: float, height_in: float, **layout: Any) -> Figure:
+def new_figure(width_in: float, height_in: float, dpi: int = 200, **layout: Any) -> Figure:
     """An empty figure with its own canvas: no state that other code could see."""
-    figure = Figure(figsize=(width_in, height_in), **layout)
+    figure = Figure(figsize=(width_in, height_in), dpi=dpi, **layout)
     FigureCanvasAgg(figure)
     return figure
 
 
-def save_plot(figure: Figure, folder: FilePath, stem: str, dpi: int = 200) -> str:
+def save_plot(figure: Figure, folder: FilePath, stem: str) -> str:
     """Writes ``STEM.png`` and ``STEM.svg``; returns the SVG."""
-    figure.savefig(folder / f"{stem}.png", dpi=dpi, metadata={"Software": None})
+    figure.savefig(folder / f"{stem}.png", metadata={"Software": None})
     text = StringIO()
     with rc_context({"svg.hashsalt": stem}):
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})

@@ -1,5 +1,6 @@
 """``nnUNetv2_kd report`` on a small comparison: every file says the same, and what an independent count says."""
 
+import base64
 import csv
 import errno
 import json
@@ -7,12 +8,14 @@ import math
 import os
 import re
 from html.parser import HTMLParser
+from io import BytesIO
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from matplotlib.image import imread
+from PIL import Image
 from scipy.stats import wilcoxon
 
 from nnunet_kd.cli import main
@@ -217,6 +220,18 @@ def test_the_page_holds_everything_and_the_folder_every_plot(report, content):
     assert all((report / p).is_file() for p in pictures)
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
+
+
+def test_pictures_in_the_page_are_small_and_have_the_pixels_of_the_files(report, content):
+    page = (report / "report.html").read_text()
+    embedded = re.findall(r'id="figure-(case_[^"]+)"[^>]*><img [^>]*base64,([^"]+)"', page)
+    assert len(embedded) == len(content["shown_cases"])
+    for stem, data in embedded:
+        file, small = report / "plots" / f"{stem}.png", base64.b64decode(data)
+        assert len(small) < 0.6 * file.stat().st_size
+        exact, shown = (np.asarray(Image.open(f).convert("RGB"), float) for f in (file, BytesIO(small)))
+        assert shown.shape == exact.shape
+        assert np.abs(shown - exact).mean() < 6
 
 
 def test_provenance(comparison, report, content):

@@ -12,9 +12,10 @@ from nnunet_kd.report import leakage
 from nnunet_kd.report.calibration import entropy, near_foreground, reliability
 from nnunet_kd.report.costs import Cost, collect_costs, load_benchmark, pareto_front, ratio, same_time
 from nnunet_kd.report.formats import number, probability, significant
+from nnunet_kd.report.layout import CaseView
 from nnunet_kd.report.leakage import find_leakage
 from nnunet_kd.report.methods import choose_roles, file_stems
-from nnunet_kd.report.overlays import CaseView, choose_cases, draw_case, slice_of_most_disagreement
+from nnunet_kd.report.overlays import choose_cases, draw_case, slice_of_most_disagreement
 from nnunet_kd.report.soft_labels import soft_label_entropy
 from nnunet_kd.report.style import COLORS, method_styles
 from nnunet_kd.report.volumes import Geometry, Volumes
@@ -221,9 +222,9 @@ def test_pictures_have_the_planes_there_are_also_of_empty_masks(shape):
     full[:, 2:4, 2:4] = 1
     image, unsure = np.random.default_rng(0).normal(size=shape), np.full(shape, 0.5)
     for view, columns in (
-        (make_view(empty, empty), 2),
-        (make_view(empty, full, image=image), 2),
-        (make_view(full, empty, image=image, entropy=unsure), 3),
+        (make_view(empty, empty), 3),
+        (make_view(empty, full, image=image), 3),
+        (make_view(full, empty, image=image, entropy=unsure), 4),
     ):
         figure = draw_case(view, [(1,)], "a method with a very long name")
         assert len(figure.axes) == columns * (1 if shape[0] == 1 else 3)
