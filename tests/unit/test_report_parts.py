@@ -318,7 +318,7 @@ def test_a_trainer_is_asked_whether_it_had_teachers_and_not_its_name(model_folde
     student = model_folders("TrainerOfAnotherPackage", (0,), kd_block())
     assert find_leakage("student", [student], ["c", "d"]).taught_by == ()  # not installed
     trainer = type("TrainerOfAnotherPackage", (nnUNetTrainerKDEnsemble,), {})
-    monkeypatch.setattr(leakage, "recursive_find_trainer_class_by_name", lambda name: trainer)
+    monkeypatch.setattr(leakage, "find_trainer", lambda name: trainer)
     assert find_leakage("student", [student], ["c", "d"]).taught_by == ("c", "d")
 
 
