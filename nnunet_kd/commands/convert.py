@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     subparsers = parser.add_subparsers(dest="dataset", metavar="NAME")
     for dataset in find_datasets().values():
         _add_dataset(subparsers.add_parser(dataset.name, help=dataset.title, **_texts(dataset)), dataset)
-    text = "any folders of images and labels: NIfTI, MHA, MHD, NRRD, PNG, DICOM series"
+    text = "any folders of images and labels: NIfTI, MHA, MHD, NRRD, PNG, TIFF, DICOM series"
     _add_folders(subparsers.add_parser(FOLDERS, help=text, description=text))
 
 

@@ -16,6 +16,7 @@ from nnunet_kd.dataset_conversion.cases import ROLES, Case, Role
 from nnunet_kd.dataset_conversion.declare import RawDataset, Request
 from nnunet_kd.dataset_conversion.describe import describe, summarise_log, write_description
 from nnunet_kd.dataset_conversion.layout import choose_ending, locate
+from nnunet_kd.dataset_conversion.pixels import READERS
 from nnunet_kd.dataset_conversion.scan import Scan
 from nnunet_kd.dataset_conversion.transfer import Outcome, Rules, transfer
 from nnunet_kd.utilities.errors import UserError
@@ -63,7 +64,7 @@ def convert(dataset: RawDataset, request: Request) -> Path | None:
 
     rules = Rules(
         ending, len(dataset.channel_names), dict(dataset.label_values), request.link, request.label_geometry,
-        dataset.repair, write=not request.dry_run and not scan.problems,
+        dataset.repair, 3 if dataset.reader == READERS[3] else 2, write=not request.dry_run and not scan.problems,
     )  # fmt: skip
     with ExitStack() as stack:
         staging = stack.enter_context(targets.Staging(target)) if rules.write else None

@@ -125,6 +125,8 @@ def print_list(datasets: Sequence[RawDataset]) -> None:
     width = max(len(r[0]) for r in rows)
     for name, number, what in rows:
         print(f"{name:<{width}}  {number:>3}  {what}")
-    print(f"{'folders':<{width}}  {'':>3}  any folders of images and labels (NIfTI, MHA, NRRD, PNG, DICOM series)")
+    print(
+        f"{'folders':<{width}}  {'':>3}  any folders of images and labels (NIfTI, MHA, NRRD, PNG, TIFF, DICOM series)"
+    )
     print("\nnnUNetv2_kd convert NAME --help: layout, options, download page.", file=sys.stdout)
     print("Medical Segmentation Decathlon: nnU-Net's own nnUNetv2_convert_MSD_dataset.")

@@ -1,13 +1,16 @@
 """Any folder of images and any folder of labels as a data set."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from nnunet_kd.data.read_images import ImageError
 from nnunet_kd.dataset_conversion.declare import RawDataset
-from nnunet_kd.dataset_conversion.scan import Scan, children, split_ending
+from nnunet_kd.dataset_conversion.pixels import READERS, has_constant_alpha, is_pixels, read_pixels, without_alpha
+from nnunet_kd.dataset_conversion.scan import ENDINGS, Scan, abridge, children, split_ending
 from nnunet_kd.utilities.errors import UserError
 
 LABEL_SUFFIX = re.compile(r"[_-](seg|segmentation|label|labels|mask|gt)$", re.IGNORECASE)
@@ -34,7 +37,7 @@ def folders_dataset(
         unlabeled: further images, for ``imagesUn``.
         tests: further images, for ``imagesTs``; their labels are looked for in ``labels`` too.
         names: of the labels, see :func:`parse_names`.
-        channels: nnU-Net's channel names, joined by commas; None: by what a PNG holds, else one named ``image``.
+        channels: nnU-Net's channel names, joined by commas; None: by what a PNG or TIFF holds, else ``image``.
         dataset_id: nnU-Net's number.
         dataset_name: as in ``DatasetXXX_NAME``; None: the name of the folder above the images.
 
@@ -48,7 +51,8 @@ def folders_dataset(
     if len(set(given)) < len(given):
         raise UserError(f"-i {images}: the same folder is given twice; images and labels need folders of their own.")
     table, values = parse_names(names)
-    channel_names = channels.split(",") if channels is not None else _default_channels(images)
+    colours, reader = _look_at_first(images)
+    channel_names = channels.split(",") if channels is not None else colours
     if not all(c.strip() for c in channel_names):
         raise UserError(f"--channels {channels}: expected names joined by commas, such as T1,T2.")
     name = dataset_name or re.sub(r"\W", "", images.resolve().parent.name) or "Folders"
@@ -68,6 +72,7 @@ def folders_dataset(
         licence="not stated",
         citation="not stated",
         page="not stated",
+        reader=reader,
         notes=(note,) if channel_names == ["image"] else (),
     )
 
@@ -111,7 +116,8 @@ def find(
 ) -> None:
     """Pairs images with labels by their names."""
     label_files = _labels(scan, labels)
-    for case, files in _cases(scan, scan.root, set(label_files), channels).items():
+    cases = _cases(scan, scan.root, set(label_files), channels)
+    for case, files in cases.items() if label_files else ():
         if case not in label_files:
             scan.missing(f"{files[0]}: there is no label {case} in {labels}; images without labels belong to -u.")
         else:
@@ -122,7 +128,7 @@ def find(
     if tests is not None:
         for case, files in _cases(scan, tests, set(label_files), channels).items():
             scan.add("test", case, files, label_files.get(case))
-    for path in sorted(set(label_files.values()) - scan.known):
+    for path in sorted(set(label_files.values()) - scan.known) if cases else ():
         scan.extra(f"{path}: there is no image of that name.")
 
 
@@ -134,7 +140,16 @@ def _labels(scan: Scan, folder: Path) -> dict[str, Path]:
             case = LABEL_SUFFIX.sub("", stem)
             if found.setdefault(case, path) != path:
                 scan.problem(f"{path}: {found[case].name} is a label of the same case; remove one of the two.")
+    if not found:
+        scan.problem(_nothing(folder, "labels"))
     return found
+
+
+def _nothing(folder: Path, what: str) -> str:
+    """What is in a folder without any file of a known format."""
+    endings = Counter(p.suffix.lower() or p.name for p in children(folder) if p.is_file())
+    found = abridge([f"{number} {ending}" for ending, number in endings.most_common()], 6) or "no file"
+    return f"{folder}: no {what} there ({', '.join(ENDINGS)}, or folders with DICOM series); found {found}."
 
 
 def _cases(scan: Scan, folder: Path, label_stems: set[str], channels: int) -> dict[str, list[Path]]:
@@ -150,12 +165,10 @@ def _cases(scan: Scan, folder: Path, label_stems: set[str], channels: int) -> di
         if files.setdefault(channel, path) != path:
             scan.problem(f"{path}: {files[channel].name} is the same channel of the same case; remove one of the two.")
     if not found:
-        scan.problem(
-            f"{folder}: no images there (.nii.gz, .nii, .mha, .mhd, .nrrd, .png, or folders with DICOM series)."
-        )
+        scan.problem(_nothing(folder, "images"))
     complete = {}
     for case, files in found.items():
-        is_colour = len(files) == 1 and channels > 1 and split_ending(files[min(files)].name)[1] == ".png"
+        is_colour = len(files) == 1 and channels > 1 and is_pixels(files[min(files)])
         if sorted(files) == list(range(channels)) or is_colour:
             complete[case] = [files[c] for c in sorted(files)]
         else:
@@ -164,16 +177,16 @@ def _cases(scan: Scan, folder: Path, label_stems: set[str], channels: int) -> di
     return complete
 
 
-def _default_channels(images: Path) -> list[str]:
+def _look_at_first(images: Path) -> tuple[list[str], str | None]:
+    """Names of the channels that the first image holds, and nnU-Net's reader where its choice could be wrong."""
     first = next((p for p in children(images) if split_ending(p.name)[1]), None)
-    if first is not None and split_ending(first.name)[1] == ".png":
-        from nnunet_kd.data.read_images import ImageError
-        from nnunet_kd.dataset_conversion.images import read_image
-
-        try:
-            _, pixels = read_image(first)
-        except ImageError:  # reported later with all other problems, when every image is read
-            return ["image"]
-        if pixels.ndim == 3:
-            return ["R", "G", "B", "A"][: pixels.shape[2]]
-    return ["image"]
+    if first is None or not is_pixels(first):
+        return ["image"], None
+    try:
+        values, spacing_mm = read_pixels(first)
+    except ImageError:  # reported later with all other problems, when every image is read
+        return ["image"], None
+    if len(spacing_mm) == 2 and values.ndim == 3:
+        values = without_alpha(values) if has_constant_alpha(values) else values
+    colours = ["R", "G", "B", "A"][: values.shape[2]] if values.ndim > len(spacing_mm) else ["image"]
+    return colours, None if split_ending(first.name)[1] == ".png" else READERS[len(spacing_mm)]

@@ -11,6 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_kd.data.read_images import NIFTI, ImageError, load_nifti, try_reading
+from nnunet_kd.dataset_conversion.pixels import is_pixels, read_pixels
 from nnunet_kd.dataset_conversion.scan import split_ending
 
 # A direction is a rotation in floats of 32 bits; an origin is compared in mm.
@@ -81,21 +82,18 @@ def read_image(path: Path) -> tuple[Geometry, np.ndarray]:
 
     Returns:
         the geometry, and the voxels in the order of the library that reads the format: (x, y, z) for NIfTI,
-        (z, y, x) for other volumes, (y, x) or (y, x, channel) for PNG.
+        (z, y, x) for other volumes, (y, x) or (y, x, channel) for 2D images.
 
     Raises:
-        ImageError: when the file cannot be read or is not 3D (PNG: 2D).
+        ImageError: when the file cannot be read or is not 3D (PNG: 2D; TIFF: 2D or 3D).
     """
     if is_nifti(path):
         image = load_nifti(path)
         return nifti_geometry(image.header), try_reading(lambda: np.asanyarray(image.dataobj))
-    if split_ending(path.name)[1] == ".png" and not path.is_dir():
-        from skimage import io
-
-        pixels = try_reading(lambda: io.imread(path))
-        if pixels.ndim not in (2, 3):
-            raise ImageError(f"has {pixels.ndim} dimensions, a PNG has 2, or 3 with its colours")
-        return Geometry(pixels.shape[1::-1], (1.0, 1.0), np.eye(4)), pixels
+    if is_pixels(path):
+        pixels, spacing_mm = read_pixels(path)
+        spacing_mm, shape = spacing_mm[::-1], pixels.shape[: len(spacing_mm)][::-1]
+        return Geometry(shape, spacing_mm, np.diag([*spacing_mm, *[1.0] * (4 - len(shape))])), pixels
     volume = read_volume(path)
     return volume_geometry(volume), sitk.GetArrayFromImage(volume)
 

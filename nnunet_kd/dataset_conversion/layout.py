@@ -9,6 +9,7 @@ from nnunet_kd.dataset_conversion.scan import children, split_ending
 from nnunet_kd.utilities.errors import UserError
 
 NNUNET_ENDINGS = (".nii.gz", ".nii", ".mha", ".nrrd", ".png")
+FLAT_OR_STACK = {".png", ".tif", ".tiff"}
 
 
 def locate(raw: Path, dataset: RawDataset) -> Path:
@@ -36,13 +37,16 @@ def locate(raw: Path, dataset: RawDataset) -> Path:
 def choose_ending(cases: Mapping[Role, Sequence[Case]]) -> tuple[str, list[str]]:
     """The one file ending that nnU-Net wants for all images and labels of a data set, and the problems with it.
 
-    A format that nnU-Net reads stays; ``.mhd`` becomes ``.mha``, which holds the same header; a mixture and DICOM
-    become ``.nii.gz``.
+    A format that nnU-Net reads stays; ``.mhd`` becomes ``.mha``, which holds the same header; TIFF, with or without
+    PNG, becomes ``.tif``; another mixture and DICOM become ``.nii.gz``.
     """
     files = [f for role in cases.values() for c in role for f in (*c.images, *([c.label] if c.label else []))]
     endings = sorted({"" if f.is_dir() else split_ending(f.name)[1] for f in files})
-    if ".png" in endings and len(endings) > 1:
-        return ".nii.gz", [f"{files[0].parent}: PNG images are mixed with volumes; convert them as two data sets."]
+    if pixels := FLAT_OR_STACK & set(endings):
+        if pixels < set(endings):
+            names = "PNG images" if pixels == {".png"} else "TIFF images"
+            return ".nii.gz", [f"{files[0].parent}: {names} are mixed with volumes; convert them as two data sets."]
+        return (".png" if pixels == {".png"} else ".tif"), []
     if len(endings) == 1 and endings[0] in NNUNET_ENDINGS:
         return endings[0], []
     if endings and set(endings) <= {".mhd", ".mha"}:

@@ -9,7 +9,7 @@ from pathlib import Path
 from nnunet_kd.dataset_conversion.cases import ROLES, Case, Role
 from nnunet_kd.utilities.files import list_folder
 
-ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".png")
+ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".png", ".tif", ".tiff")
 
 
 def split_ending(name: str) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_kd.data.read_images import ImageError, check_finite
-from nnunet_kd.dataset_conversion import headers, images
+from nnunet_kd.dataset_conversion import headers, images, pixels
 from nnunet_kd.dataset_conversion.cases import Case
 from nnunet_kd.dataset_conversion.images import Geometry
 from nnunet_kd.dataset_conversion.scan import abridge, split_ending
@@ -30,6 +30,7 @@ class Rules:
         link: ``hard``, ``symbolic`` or None for copies.
         label_geometry: ``strict``: a label must lie exactly on its image; ``image``: it takes the image's geometry.
         repair: mends NIfTI headers of this data set.
+        dimensions: of every PNG and TIFF image.
         write: False only checks.
     """
 
@@ -39,6 +40,7 @@ class Rules:
     link: str | None = None
     label_geometry: str = "strict"
     repair: Callable[[Any], str | None] | None = None
+    dimensions: int = 2
     write: bool = True
 
 
@@ -67,6 +69,7 @@ class _Source:
     geometry: Geometry
     header: Any = None  # NIfTI alone
     repaired: bool = False
+    drops_alpha: bool = False
 
 
 def transfer(case: Case, image_folder: Path, label_folder: Path, rules: Rules) -> Outcome:
@@ -113,7 +116,14 @@ def _check_image(
     except ImageError as err:
         problems.append(f"{path}: {err}.")
         return None
-    channels = num_files * (voxels.shape[2] if voxels.ndim == 3 and len(source.geometry.shape) == 2 else 1)
+    dimensions = len(source.geometry.shape)
+    if pixels.is_pixels(path) and dimensions != rules.dimensions:
+        problems.append(f"{path}: is {dimensions}D, expected {rules.dimensions}D; convert them as two data sets.")
+        return None
+    channels = num_files * (voxels.shape[2] if voxels.ndim > dimensions else 1)
+    if channels > rules.num_channels and voxels.ndim > dimensions and pixels.has_constant_alpha(voxels):
+        log.append((path, "alpha channel left out, which is the same in every pixel"))
+        source, channels = replace(source, drops_alpha=True), channels - num_files
     if channels != rules.num_channels:
         problems.append(f"{path}: the case has {channels} channels, expected {rules.num_channels}.")
     return source
@@ -172,7 +182,9 @@ def _read(path: Path, rules: Rules, log: list[tuple[Path, str]]) -> tuple[_Sourc
 
 
 def _write_image(source: _Source, target: Path, rules: Rules) -> None:
-    if source.path.is_dir() or not images.is_nifti(source.path):
+    if pixels.is_pixels(source.path):
+        _write_pixels(source, target, rules)
+    elif source.path.is_dir() or not images.is_nifti(source.path):
         if not source.path.is_dir() and split_ending(source.path.name)[1] == rules.ending:
             place(source.path, target, rules.link)
         else:
@@ -183,20 +195,34 @@ def _write_image(source: _Source, target: Path, rules: Rules) -> None:
         place(source.path, target, rules.link)
 
 
+def _write_pixels(source: _Source, target: Path, rules: Rules) -> None:
+    """PNG among TIFF images becomes TIFF; stacks get nnU-Net's spacing file."""
+    is_tiff = split_ending(source.path.name)[1] in pixels.TIFF
+    if source.drops_alpha or is_tiff != (rules.ending == ".tif"):
+        values = images.read_image(source.path)[1]
+        values = pixels.without_alpha(values) if source.drops_alpha else values
+        pixels.write_pixels(target, values, colours=values.ndim == 3)
+    else:
+        place(source.path, target, rules.link)
+    if rules.dimensions == 3:
+        name = target.name[: -len(f"_0000{rules.ending}")]
+        pixels.write_spacing(target.with_name(f"{name}.json"), source.geometry.spacing_mm[::-1])
+
+
 def _write_label(label: _Source, values: _Labels, image: _Source, target: Path, rules: Rules) -> None:
     """Places the file as it is when it is integer, right in values and geometry; writes a new one otherwise."""
     same_values = all(rules.label_values[v] == v for v in values.present)
     is_integer = np.issubdtype(values.array.dtype, np.integer)
-    same_ending = split_ending(label.path.name)[1] == rules.ending
+    same_ending = split_ending(label.path.name)[1].replace(".tiff", ".tif") == rules.ending
     same_place = not label.geometry.differences(image.geometry)
+    if rules.ending == ".tif" and rules.dimensions == 3:
+        pixels.write_spacing(target.with_suffix(".json"), image.geometry.spacing_mm[::-1])
     if same_values and is_integer and same_ending and same_place and not label.repaired:
         place(label.path, target, rules.link)
         return
     new = remap(values.array, rules.label_values)
-    if rules.ending == ".png":
-        from skimage import io
-
-        io.imsave(target, new, check_contrast=False)
+    if rules.ending in (".png", ".tif"):
+        pixels.write_pixels(target, new)
     elif label.header is not None and (same_place or image.header is not None):
         header = label.header.copy()
         if not same_place:
