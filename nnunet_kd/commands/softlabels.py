@@ -1,6 +1,7 @@
 """``nnUNetv2_kd softlabels``."""
 
 import argparse
+from pathlib import Path
 
 from nnunet_kd.commands.options import add_device
 
@@ -14,11 +15,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_device(parser, "where the teachers run")
     parser.add_argument("--num_parts", type=int, default=1, help="number of machines that share the export")
     parser.add_argument("--part_id", type=int, default=0, help="which of them this is, from 0")
-    parser.add_argument(
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
         "--from",
         dest="from_folder",
         metavar="FOLDER",
         help="import CASE.npz probability maps (as nnU-Net writes them) instead of predicting; recorded in the plans",
+    )
+    source.add_argument(
+        "--raters",
+        nargs="+",
+        metavar="FOLDER",
+        help="import the mean of several raters' masks, one folder each, named as in labelsTr; recorded in the plans",
     )
     parser.add_argument(
         "--combine",
@@ -43,8 +51,9 @@ def run(args: argparse.Namespace) -> None:
 
     fold = int(args.f) if args.f not in (None, "all") else args.f
     plans_file = paths.preprocessed / f"{args.p}.json"
-    if args.from_folder is not None or args.combine is not None:
-        record_choice(plans_file, args.from_folder, args.combine)
+    from_folder = args.from_folder if args.raters is None else _average(plans_file, paths.raw, args)
+    if from_folder is not None or args.combine is not None:
+        record_choice(plans_file, from_folder, args.combine)
     kd, student = load_student(plans_file, args.c, paths.raw)
     ensemble = TeachingEnsemble.resolve(kd, student, paths.results, fold)
     for store in ensemble.stores():
@@ -54,12 +63,24 @@ def run(args: argparse.Namespace) -> None:
             _export(store, args)
 
 
+def _average(plans_file: Path, raw: Path | None, args: argparse.Namespace) -> str:
+    """Folder of the mean of the raters' masks."""
+    from nnunet_kd.softlabels.choices import load_kd_plans
+    from nnunet_kd.softlabels.raters import average_raters
+    from nnunet_kd.teachers.student_data import load_student
+
+    load_kd_plans(plans_file)  # before the work
+    kd, student = load_student(plans_file, args.c, raw)
+    raters = [Path(folder).expanduser() for folder in args.raters]
+    return str(average_raters(student, raters, _cases(kd, student, args.labeled_only)))
+
+
 def _export(ensemble, args: argparse.Namespace) -> None:
     from nnunet_kd.softlabels.export import Exporter, shard
     from nnunet_kd.softlabels.stores import ensemble_id, missing_cases, open_store
     from nnunet_kd.utilities.environment import torch_device
 
-    everything = _cases(ensemble, args.labeled_only)
+    everything = _cases(ensemble.kd, ensemble.student, args.labeled_only)
     cases = shard(everything, args.num_parts, args.part_id)
     print(f"ensemble {ensemble_id(ensemble)}: {ensemble.describe()}")
     if unlabeled := sum(not ensemble.student.is_labeled(c) for c in everything):
@@ -77,9 +98,9 @@ def _export(ensemble, args: argparse.Namespace) -> None:
         print(f"Next: nnUNetv2_train {args.d} {args.c} FOLD -tr {ensemble.kd.student.trainer} -p {args.p}")
 
 
-def _cases(ensemble, labeled_only: bool) -> list[str]:
+def _cases(kd, student, labeled_only: bool) -> list[str]:
     """Cases that the student learns from; without a share of the batches unlabeled cases are not needed."""
-    return ensemble.student.cases(labeled_only or ensemble.kd.unlabeled.fraction == 0)
+    return student.cases(labeled_only or kd.unlabeled.fraction == 0)
 
 
 def _verify(ensemble, labeled_only: bool) -> None:
@@ -91,7 +112,7 @@ def _verify(ensemble, labeled_only: bool) -> None:
     from nnunet_kd.utilities.errors import UserError
 
     store, student = open_store(ensemble, create=False), ensemble.student
-    needed = _cases(ensemble, labeled_only)
+    needed = _cases(ensemble.kd, student, labeled_only)
     there = store.cases()
     passed_over = [c for c in student.cases() if c in there and c not in needed]
     images = {c: student.preprocessed_image(c) for c in needed}

@@ -1,10 +1,24 @@
 """Choices made at ``nnUNetv2_kd softlabels`` that the trainer has to know: they are written into the KD plans."""
 
 from pathlib import Path
+from typing import Any
 
 from nnunet_kd.config import KDConfig
 from nnunet_kd.utilities.errors import UserError
 from nnunet_kd.utilities.files import load_json_file, write_json
+
+
+def load_kd_plans(plans_file: Path) -> dict[str, Any]:
+    """Plans that a choice can be written into.
+
+    Raises:
+        UserError: when they have no ``"kd"`` block, or a bad one.
+    """
+    plans = load_json_file(plans_file)
+    if "kd" not in plans:
+        raise UserError(f'{plans_file}: has no "kd" block to note this in; make KD plans first: nnUNetv2_kd plan.')
+    KDConfig.from_plans(plans)
+    return plans
 
 
 def record_choice(plans_file: Path, from_folder: str | None, combine: str | None) -> None:
@@ -18,10 +32,7 @@ def record_choice(plans_file: Path, from_folder: str | None, combine: str | None
     Raises:
         UserError: when there are no maps in the folder, or the plans have no ``"kd"`` block.
     """
-    plans = load_json_file(plans_file)
-    if "kd" not in plans:
-        raise UserError(f'{plans_file}: has no "kd" block to note this in; make KD plans first: nnUNetv2_kd plan.')
-    KDConfig.from_plans(plans)  # before anything is put into it
+    plans = load_kd_plans(plans_file)
     ensemble = plans["kd"].setdefault("ensemble", {})
     if from_folder is not None:
         source = Path(from_folder).expanduser().resolve()

@@ -155,7 +155,7 @@ class TeachingEnsemble:
             ),
         }
         if self.maps is not None:
-            files = [(f.name, f.stat().st_size) for f in sorted(self.maps.glob("*.npz"))]
+            files = [(f.name, f.stat().st_size) for f in sorted(self.maps.glob("[!.]*.npz"))]  # no temporaries
             source = {"from_folder": str(self.maps.resolve()), "files_sha256": digest(files)}
             return identity | source | self._turned(self.maps_reader)
         identity |= {

@@ -46,6 +46,9 @@ ARGUMENTS = {
     "softlabels": """
         -c nope | -p nope | -f 99 | -f x | -f -1 | --num_parts 0 | --num_parts -1 | --part_id 5 | --from nowhere |
         --from comparison | --from LONGNAME | -device nope | --combine nope | --num_parts HUGENUMBER""",
+    "raters": """
+        --raters raters/A | --raters raters/A raters/A | --raters raters/A nowhere | --raters comparison maps |
+        --raters LONGNAME LONGNAME | --raters | --from maps | -p nnUNetPlans""",
     "unlabeled": """
         -i nowhere | -i LONGNAME | -i download/images | --test nowhere | -np 0 | -np -1 | -np x | --num_parts 0 |
         -c 2d | -c nope | -i comparison/groups.csv""",

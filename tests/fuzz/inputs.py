@@ -22,6 +22,9 @@ COMMANDS: dict[str, list[str]] = {
     "softlabels": ["softlabels", "-d", "900", "-p", "Student", "-device", "cpu"],
     "verify": ["softlabels", "-d", "900", "-p", "Student", "-device", "cpu", "--verify"],
     "import": ["softlabels", "-d", "900", "-p", "FromMaps", "-device", "cpu"],
+    "raters": [
+        *("softlabels", "-d", "900", "-p", "FromMaps", "-device", "cpu", "--raters", "raters/A", "raters/B"),
+    ],
     "unlabeled": ["preprocess-unlabeled", "-d", "900", "-p", "Student", "-np", "1"],
     "predict": [
         *("predict", "-i", f"{RAW}/imagesUn", "-o", "predicted", "--coarse", f"{MODEL}:0", "--fine", f"{MODEL}:0"),
@@ -105,6 +108,7 @@ FILES: Sequence[tuple[str, str, str, Mapping[str, Spoil], int]] = [
     ("verify", "soft labels", f"{STORE}/case_0.b2nd", BLOSC, 8),
     ("verify", "properties", f"{IMAGES}/case_0.pkl", PICKLE, 4),
     ("import", "map", "maps/case_1.npz", MAP, 0),
+    ("raters", "mask", "raters/B/case_1.nii.gz", LABEL, 0),
     ("unlabeled", "image", f"{RAW}/imagesUn/new_0000.nii.gz", IMAGE, 0),
     ("unlabeled", "dataset.json", f"{DATA}/dataset.json", JSON, 5),
     ("predict", "image", f"{RAW}/imagesUn/new_0000.nii.gz", IMAGE, 8),

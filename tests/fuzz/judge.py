@@ -16,7 +16,7 @@ LIMITS = {resource.RLIMIT_CPU: SECONDS, resource.RLIMIT_AS: MEMORY}
 LONGEST_SENTENCE = 1500
 # What may be there after a refusal: what a command writes case by case, whole, and goes on with.
 KEPT = {
-    "softlabels": ["preprocessed/*/kd_softlabels/*"],
+    "softlabels": ["preprocessed/*/kd_softlabels/*", "preprocessed/*/kd_raters*"],
     "preprocess-unlabeled": ["preprocessed/*/kd_unlabeled/*", "preprocessed/*/kd_unlabeled"],
     "predict": ["predicted", "predicted/*"],
     "evaluate": ["evaluated"],

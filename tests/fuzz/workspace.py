@@ -56,6 +56,8 @@ def build(root: Path) -> Template:
         (store / f"{LAST}.b2nd").unlink()
     _write_download(toy, root / "download")
     _write_maps(toy, root / "maps")
+    for rater in "AB":
+        shutil.copytree(toy.raw / "labelsTr", root / "raters" / rater)
     _write_comparison(root / "comparison")
     return Template(root, str(store.relative_to(root)))
 
