@@ -88,7 +88,6 @@ def append_panels(progress_png: Path, panels: Sequence[Panel], log: Mapping[str,
 def _draw(panel: Panel, log: Mapping[str, Sequence[float]], width_in: float) -> Image.Image:
     with plt.rc_context({"font.size": 28}):
         figure, axes = plt.subplots(figsize=(width_in, 16), dpi=DPI)
-        figure.subplots_adjust(left=0.06, right=0.94, top=0.92, bottom=0.08)
         for name, key in panel.curves.items():
             values = log[key]
             marker = "o" if len(values) <= MOST_MARKED else ""  # a line of one epoch would not be seen
@@ -97,6 +96,9 @@ def _draw(panel: Panel, log: Mapping[str, Sequence[float]], width_in: float) -> 
         axes.set_title(panel.note, loc="left")
         axes.grid(visible=True, alpha=0.4)
         axes.legend(loc="upper right")
+        figure.tight_layout()
+        # nnU-Net's axes end here, having numbers on the right
+        figure.subplots_adjust(right=0.943, top=0.92, bottom=0.08)
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         plt.close(figure)
