@@ -20,6 +20,7 @@ from nnunet_kd.inheritance.pairs import CannotInheritError
 from nnunet_kd.inheritance.start import best_member, copy_member, inherit, named_member
 from nnunet_kd.losses import CompoundSegmentationLoss, focal_loss, lovasz_loss
 from nnunet_kd.networks.base import has_lower_outputs
+from nnunet_kd.networks.readme import write_readme
 from nnunet_kd.teachers.ensemble import TeachingEnsemble
 from nnunet_kd.teachers.model import load_checkpoint_file
 from nnunet_kd.teachers.student_data import StudentSpace
@@ -367,8 +368,12 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
             self.average.swap()
 
     def on_train_end(self) -> None:
-        """From here on the network has the averaged weights, where there are any."""
+        """From here on the network has the averaged weights, where there are any; says what prediction needs."""
         super().on_train_end()
+        if self.local_rank == 0 and not self.disable_checkpointing:
+            network = self.configuration_manager
+            folder = Path(self.output_folder_base)
+            write_readme(folder, network.network_arch_class_name, network.network_arch_init_kwargs)
         self.progress.finish(self.output_folder)
         if self.average is not None:
             self.average.swap()

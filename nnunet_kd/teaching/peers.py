@@ -14,6 +14,7 @@ from nnunet_kd.config import KDConfig
 from nnunet_kd.data.dataset import UnlabeledDataset
 from nnunet_kd.data.mixed_batches import without_last
 from nnunet_kd.losses.peers import CrossTeachingLoss
+from nnunet_kd.networks.readme import write_readme
 from nnunet_kd.teachers.model import load_checkpoint_file
 from nnunet_kd.teaching.peer import Peer, export_peer, freeze_side_outputs, make_peer, model_folder, peer_plans
 from nnunet_kd.teaching.reference import Reference
@@ -206,6 +207,8 @@ class Peers(TeachingSource):
         for peer in self.peers:
             folder = self._folder(peer.name)
             export_peer(peer, folder, self.training.fold, self.training.data.dataset_json, checkpoint)
+            network = PlansManager(peer.plans).get_configuration(self.training.data.configuration)
+            write_readme(folder, network.network_arch_class_name, network.network_arch_init_kwargs)
             self.training.log(f"{peer.name} is in {folder}")
 
     def stop(self) -> None:
