@@ -56,16 +56,21 @@ def format_table(references: Sequence[ModelCost], new: ModelCost, ratio: str) ->
     """
     rows: list[tuple[str, ...]] = [_HEADER, *(_row(c) for c in (*references, new))]
     total = [sum(v) for v in zip(*(_sums(r) for r in references), strict=True)]
-    ratios = [f"{a / b:,.1f}x" for a, b in zip(total, _sums(new), strict=True)]
+    ratios = [_times(a / b) for a, b in zip(total, _sums(new), strict=True)]
     one_network = ["", ""]
     if len(references) > 1:
         rows.insert(-1, ("all teachers", f"{total[0]:,}", "", "", f"{total[1]:,}", f"{total[2]:,}", _giga(total[3])))
     else:
-        one_network = [f"{a / b:,.1f}x" for a, b in zip(_one(references[0]), _one(new), strict=True)]
+        one_network = [_times(a / b) for a, b in zip(_one(references[0]), _one(new), strict=True)]
     rows.append((ratio, ratios[0], *one_network, *ratios[1:]))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ([r[0].ljust(widths[0]), *map(str.rjust, r[1:], widths[1:])] for r in rows)
     return "\n".join("  ".join(line).rstrip() for line in lines)
+
+
+def _times(ratio: float) -> str:
+    """``12.3x``; below 1 with two digits that count, as in ``0.021x``."""
+    return f"{ratio:,.1f}x" if ratio >= 0.95 else f"{ratio:.2g}x"
 
 
 def _one(cost: ModelCost) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from nnunet_kd.utilities.errors import UserError
 WIDTHS = (0.03125, 0.0625, 0.125, 0.1875, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 MAX_REMOVED_STAGES = 2
 WARM_UP, REPEATS = 2, 5
+FASTEST_NAMED = 3  # when nothing keeps the budget
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def search(
         The candidates and all that were timed, in the order of timing.
 
     Raises:
-        UserError: when nothing fits, with the fastest that was tried.
+        UserError: when nothing fits, with the fastest that were tried.
     """
     if spec.width != 1 or spec.removed_stages:
         raise UserError("--latency-budget: chooses width and depth itself; leave both out of --student.")
@@ -121,11 +122,14 @@ def search(
             if not removed:
                 raise
     if not best:
-        fastest = min(timed, key=lambda t: t.latency_ms)
+        shown = [
+            f"{format_student(t.spec)} with {t.latency_ms:.2f} ms and {t.parameters} parameters"
+            for t in sorted(timed, key=lambda t: t.latency_ms)[:FASTEST_NAMED]
+        ]
         raise UserError(
             f"{where}: nothing fits into {budget_ms:g} ms"
-            f"{'' if spec.max_parameters is None else f' and {spec.max_parameters} parameters'}; the fastest was "
-            f"{format_student(fastest.spec)} with {fastest.latency_ms:.1f} ms and {fastest.parameters} parameters."
+            f"{'' if spec.max_parameters is None else f' and {spec.max_parameters} parameters'}; the fastest were "
+            f"{', '.join(shown)}."
         )
     return [t.spec for t in sorted(best.values(), key=lambda t: -t.parameters)], timed
 

@@ -234,8 +234,13 @@ def test_latency_search_takes_the_largest_that_is_fast_enough():
     assert all(t.latency_ms > 40 for t in timed if t.spec.width > 0.75)
     (spec, *_), _ = latency.search(StudentSpec(max_parameters=5000), 40, run, "here")
     assert run(spec).parameters <= 5000
-    with pytest.raises(UserError, match="nothing fits into 1 ms"):
+    with pytest.raises(UserError, match="nothing fits into 1 ms; the fastest were ") as error:
         latency.search(StudentSpec(), 1, run, "here")
+    fastest = (
+        "width=0.03125,depth=-1 with 1.56 ms and 244 parameters",
+        "width=0.03125 with 3.12 ms and 977 parameters",
+    )
+    assert str(error.value).endswith(f"{', '.join(fastest)}.")  # these two were timed
 
 
 def test_latency_budget_is_kept_by_a_network_that_is_built_and_timed(toy, capsys):

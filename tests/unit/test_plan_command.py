@@ -11,6 +11,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.cli import main
 from nnunet_kd.config import KDConfig
+from nnunet_kd.planning.comparison import _times
 from nnunet_kd.planning.cost import count_windows, measure
 from nnunet_kd.planning.kd_block import parse_teacher
 from nnunet_kd.planning.network import PlannedModel
@@ -350,6 +351,16 @@ def test_default_teachers_are_measured_when_trained(folder, capsys, tmp_path):
     assert "FOLD -p nnUNetPlans " not in out
     ratios = next(line for line in out.splitlines() if line.startswith("teachers / student")).split()
     assert ratios[3:] == ["5.0x", "1.0x", "1.0x", "5.0x", "5.0x", "20.0x"]
+
+
+def test_a_ratio_below_one_is_never_zero():
+    assert [_times(r) for r in (1234.56, 1.0, 0.951, 0.0213, 0.00041)] == [
+        "1,234.6x",
+        "1.0x",
+        "1.0x",
+        "0.021x",
+        "0.00041x",
+    ]
 
 
 def test_another_trainer_names_the_default_teacher_of_every_configuration(folder, tmp_path):
