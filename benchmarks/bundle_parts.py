@@ -1,7 +1,7 @@
 """Parts of a prediction with a bundle, in processor seconds of one thread: a patch of each bundle in turn, and what
-surrounds the network for a synthetic CT of 512x512x300 with 14 classes.
+surrounds the network for a synthetic CT of 512x512 pixels a slice with 14 classes.
 
-    python benchmarks/bundle_parts.py --bundle fp32=FOLDER --bundle int8=FOLDER --turns 40
+    python benchmarks/bundle_parts.py --bundle fp32=FOLDER --bundle int8=FOLDER --turns 40 --slices 300
 """
 
 import argparse
@@ -19,7 +19,7 @@ from nnunet_kd.export.runtime.verify import verify
 from nnunet_kd.export.runtime.way_back import LabelsOnGrid
 from nnunet_kd.export.runtime.windows import predict_slices
 
-CLASSES, SHAPE, NEW_SHAPE, PATCH = 14, (300, 512, 512), (150, 256, 256), (64, 128, 128)
+CLASSES, PATCH = 14, (64, 128, 128)
 
 
 def main() -> None:
@@ -27,6 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", action="append", default=[], help="NAME=FOLDER")
     parser.add_argument("--turns", type=int, default=40)
+    parser.add_argument("--slices", type=int, default=300, help="of the CT")
     args = parser.parse_args()
     networks: dict[str, tuple[Network, np.ndarray]] = {}
     for name, _, folder in (b.partition("=") for b in args.bundle):
@@ -40,20 +41,23 @@ def main() -> None:
             network(patch)
             seconds[name].append(time.process_time() - start)
     for name, values in seconds.items():
-        print(f"{name}: {1000 * statistics.median(values):.2f} ms for a patch")
-    around_the_network()
+        first = next(iter(seconds))
+        ratio = statistics.median(a / b for a, b in zip(seconds[first], values, strict=True))
+        print(f"{name}: {1000 * statistics.median(values):.2f} ms for a patch, {ratio:.2f} times as fast as {first}")
+    around_the_network((args.slices, 512, 512))
 
 
-def around_the_network() -> None:
-    """Spacing, windows and way back, with a network that costs nothing."""
-    image = np.random.default_rng(0).normal(size=(1, *SHAPE)).astype(np.float32)
+def around_the_network(shape: tuple[int, int, int]) -> None:
+    """Spacing, windows and way back, from and to a grid of half as many voxels along each axis; the network is free."""
+    image = np.random.default_rng(0).standard_normal((1, *shape), np.float32)
+    half = tuple(n // 2 for n in shape)
     start = time.process_time()
-    data = resample(image, NEW_SHAPE, (3, 3, 3))
+    data = resample(image, half, (3, 3, 3))
     spacing = time.process_time() - start
     z, y, x = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in PATCH), indexing="ij")
     tents = [abs(z - PATCH[0] / 2 - 2 * c) + abs(y - PATCH[1] / 2 + 3 * c) + abs(x - 9 * c) for c in range(CLASSES)]
     logits = -np.stack(tents)[None] / 8
-    grid = LabelsOnGrid(NEW_SHAPE, SHAPE, (1, 1, 1), None, False)
+    grid = LabelsOnGrid(half, shape, (1, 1, 1), None, False)
     start, back = time.process_time(), 0.0
     for slices in predict_slices(data, lambda _: logits, PATCH, CLASSES, 0.5):
         before = time.process_time()

@@ -19,6 +19,7 @@ ONNX, OPENVINO = "network.onnx", "network.xml"
 OPSET = 17
 TOLERANCE = 1e-3  # of the largest logit
 CALIBRATION_PATCHES = 300
+UNQUANTISED = ["Add", "Multiply", "MVN"]  # OpenVINO's operations; MVN: normalisation by mean and variance
 
 
 class MeanOfFolds(nn.Module):
@@ -93,6 +94,9 @@ def write_networks(network: nn.Module, inputs: int, patch: Sequence[int], folder
 def quantise(folder: Path, patches: Sequence[np.ndarray]) -> None:
     """Replaces ``network.xml`` by an 8-bit network that was calibrated on patches (1, inputs, *patch); no ONNX is left.
 
+    Convolutions compute with 8 bits. Instance normalisation, with its products and additions, does not, and neither do
+    the convolutions that read the image: 8 bits there make a third of the error and save no time.
+
     Raises:
         UserError: when NNCF is not installed.
     """
@@ -104,20 +108,35 @@ def quantise(folder: Path, patches: Sequence[np.ndarray]) -> None:
     import openvino
 
     logging.getLogger("nncf").setLevel(logging.ERROR)
-    step = -(-len(patches) // CALIBRATION_PATCHES)
-    chosen = list(patches[::step])
+    chosen = [patches[i] for i in spread(len(patches), CALIBRATION_PATCHES)]
+    network = openvino.Core().read_model(folder / OPENVINO)
+    kept = nncf.IgnoredScope(names=_readers_of_the_image(network), types=UNQUANTISED, validate=False)
     with _quiet():
         small = nncf.quantize(
-            openvino.Core().read_model(folder / OPENVINO),
+            network,
             nncf.Dataset(chosen),
             preset=nncf.QuantizationPreset.MIXED,  # leaky activations are not symmetric
             subset_size=len(chosen),
+            ignored_scope=kept,
         )
     quantised = folder / f"int8_{OPENVINO}"
     openvino.save_model(small, quantised, compress_to_fp16=False)
     for suffix in (".xml", ".bin"):
         quantised.with_suffix(suffix).replace((folder / OPENVINO).with_suffix(suffix))
     (folder / ONNX).unlink()
+
+
+def spread(count: int, wanted: int) -> list[int]:
+    """At most ``wanted`` of ``count`` indices, evenly spread.
+
+    Not every n-th one: with n windows in each slice that would always be the same corner of the image.
+    """
+    return np.linspace(0, count - 1, min(count, wanted)).round().astype(int).tolist()
+
+
+def _readers_of_the_image(network: Any) -> list[str]:
+    """Names of the operations of an OpenVINO model that its input goes to: the first convolution of each fold."""
+    return [target.get_node().get_friendly_name() for target in network.input().get_target_inputs()]
 
 
 def _samples(inputs: int, patch: Sequence[int]) -> Iterator[np.ndarray]:
