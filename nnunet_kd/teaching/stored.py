@@ -79,10 +79,8 @@ class StoredEnsemble(TeachingSource):
 
     def teach(self, data: Tensor, images: Tensor, reference: Reference) -> Teaching:
         """From the channels behind the images."""
-        t = self.training
-        probabilities, known = unpack(data[:, images.shape[1] :], t.sigmoid, len(self.stores))
-        weights = weigh(t.kd.multi_teacher, probabilities, known, reference, t.sigmoid)
-        return Teaching(SoftTargets(weighted_mean(probabilities, weights), known), weights)
+        (probabilities,), known = unpack(data[:, images.shape[1] :], self.training.sigmoid)
+        return Teaching(SoftTargets(probabilities, known))
 
 
 class StoredTeachers(StoredEnsemble):
@@ -97,6 +95,13 @@ class StoredTeachers(StoredEnsemble):
         """One for each network."""
         check_weights(self.training.kd.multi_teacher, ensemble)
         return ensemble.stores()
+
+    def teach(self, data: Tensor, images: Tensor, reference: Reference) -> Teaching:
+        """From the channels behind the images, one group for each teacher."""
+        t = self.training
+        probabilities, known = unpack(data[:, images.shape[1] :], t.sigmoid, len(self.stores))
+        weights = weigh(t.kd.multi_teacher, probabilities, known, reference, t.sigmoid)
+        return Teaching(SoftTargets(weighted_mean(probabilities, weights), known), weights)
 
 
 def check_single_teachers(kd: Any, trainer: str) -> None:
