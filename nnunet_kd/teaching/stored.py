@@ -17,6 +17,7 @@ from nnunet_kd.teaching.reference import Reference
 from nnunet_kd.teaching.source import Teaching, TeachingSource
 from nnunet_kd.teaching.weights import check_weights, weigh, weighted_mean
 from nnunet_kd.utilities.errors import UserError
+from nnunet_kd.utilities.random_state import unchanged_random_state
 from nnunet_kd.utilities.ranks import number_of_ranks, waiting_for_all
 
 
@@ -65,7 +66,7 @@ class StoredEnsemble(TeachingSource):
             self.training.log(f"Soft labels of {len(missing)} cases are missing, exporting them to {store.folder}")
         # Shares are cut from all cases: what is missing changes while the other ranks export.
         mine = shard(cases, number_of_ranks(), rank)
-        with waiting_for_all():
+        with waiting_for_all(), unchanged_random_state():  # a seed gives the same batches with and without it
             Exporter(ensemble, self.training.device).run(mine, progress=bool(missing) and rank == 0)
         dice = np.array([store.record(c)["reference_dice"] for c in labeled], dtype=float)
         self.training.log(

@@ -1,6 +1,8 @@
 """The random number generators: their seeds, and their state in a form that a safe loader of checkpoints accepts."""
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -36,3 +38,13 @@ def set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].cpu())
+
+
+@contextmanager
+def unchanged_random_state() -> Iterator[None]:
+    """Work that draws random numbers without a trace: what follows draws the same as if it had not been done."""
+    state = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(state)
