@@ -87,11 +87,6 @@ class PeerDistillationTerm(PeerTerm):
         "teacher_student", "teacher_student: KL(teacher || student); student_teacher: the reverse"
     )
 
-    @classmethod
-    def applies(cls, others: int, between_students: bool) -> bool:
-        """Teachers beside the student."""
-        return others > 0 and not between_students
-
     def loss(self, outputs: PeerOutputs) -> Tensor:
         """See :func:`kl_divergence`."""
         divergence = KLDivergence(self.temperature, self.direction, outputs.sigmoid, FLOOR)
@@ -128,11 +123,6 @@ class PseudoSupervisionTerm(PeerTerm):
 
     plain_weight = True
     weight: float = 1.0
-
-    @classmethod
-    def applies(cls, others: int, between_students: bool) -> bool:
-        """Teachers beside the student."""
-        return others > 0 and not between_students
 
     def loss(self, outputs: PeerOutputs) -> Tensor:
         """See :func:`pseudo_dice_loss`."""

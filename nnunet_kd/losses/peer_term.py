@@ -74,8 +74,8 @@ class PeerTerm(Term):
 
     @classmethod
     def applies(cls, others: int, between_students: bool) -> bool:
-        """Whether there is something to teach, with so many networks beside the student."""
-        raise NotImplementedError
+        """Whether there is something to teach, with so many networks beside the student: where they are teachers."""
+        return others > 0 and not between_students
 
     def loss(self, outputs: PeerOutputs) -> Tensor:
         """The loss on some cases; a scalar."""

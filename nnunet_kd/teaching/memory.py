@@ -17,8 +17,7 @@ from nnunet_kd.teachers.fitness import patch_note
 from nnunet_kd.teaching.frozen_teacher import FrozenTeacher, load_frozen_teacher
 from nnunet_kd.teaching.reference import Reference
 from nnunet_kd.teaching.source import Teaching, TeachingSource
-from nnunet_kd.teaching.stored import check_single_teachers
-from nnunet_kd.teaching.weights import check_weights, weigh, weighted_mean
+from nnunet_kd.teaching.weights import check_single_teachers, check_weights, weigh, weighted_mean
 from nnunet_kd.utilities.errors import UserError, exit_on_user_error
 
 HEADS = "kd_heads"
@@ -87,9 +86,9 @@ class TeachersInMemory(TeachingSource):
         self._check_number(ensemble)
         features = t.kd.features if t.kd.features.active() else None
         self.teachers = tuple(
-            load_frozen_teacher(member.models[0], fold, t.data, student, features, t.device, t.compiled)
-            for member in ensemble.members()
-            for fold in member.models[0].folds
+            load_frozen_teacher(model, fold, t.data, student, features, t.device, t.compiled)
+            for model in ensemble.models
+            for fold in model.folds
         )
         for note in filter(None, (patch_note(t.data, m) for m in ensemble.models)):
             t.log(note)
@@ -163,12 +162,13 @@ class TeachersInMemory(TeachingSource):
             return {}
         assert teaching.weights is not None
         recorded: Iterator[Tensor] = iter(self._student_taps.pop())
+        regions = reference.regions
         sums: dict[str, Tensor] = {}
         for teacher, loss, theirs, weight in zip(
             self.teachers, self._called_losses, teaching.features, teaching.weights, strict=True
         ):
             mine = [next(recorded) for _ in teacher.pairs]
-            for name, part in loss(mine, theirs, reference.regions, progress).items():
+            for name, part in loss(mine, theirs, regions, progress).items():
                 sums[name] = sums[name] + weight * part if name in sums else weight * part
         return sums
 

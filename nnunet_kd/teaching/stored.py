@@ -15,7 +15,7 @@ from nnunet_kd.softlabels.stores import missing_cases, open_store
 from nnunet_kd.teachers.ensemble import TeachingEnsemble
 from nnunet_kd.teaching.reference import Reference
 from nnunet_kd.teaching.source import Teaching, TeachingSource
-from nnunet_kd.teaching.weights import check_weights, weigh, weighted_mean
+from nnunet_kd.teaching.weights import check_single_teachers, check_weights, weigh, weighted_mean
 from nnunet_kd.utilities.errors import UserError
 from nnunet_kd.utilities.random_state import unchanged_random_state
 from nnunet_kd.utilities.ranks import number_of_ranks, waiting_for_all
@@ -103,21 +103,3 @@ class StoredTeachers(StoredEnsemble):
         probabilities, known = unpack(data[:, images.shape[1] :], t.sigmoid, len(self.stores))
         weights = weigh(t.kd.multi_teacher, probabilities, known, reference, t.sigmoid)
         return Teaching(SoftTargets(weighted_mean(probabilities, weights), known), weights)
-
-
-def check_single_teachers(kd: Any, trainer: str) -> None:
-    """Refuses settings that only an ensemble's store can follow.
-
-    Raises:
-        UserError: names the key.
-    """
-    if kd.ensemble.from_folder is not None:
-        raise UserError(
-            f"kd.ensemble.from_folder: {trainer} needs teacher networks, not probability maps; use "
-            "nnUNetTrainerKDEnsemble."
-        )
-    if kd.ensemble.membership == "out_of_fold":
-        raise UserError(
-            "kd.ensemble.membership: teachers in memory teach every case, out_of_fold is not possible; use all or "
-            "same_fold, or nnUNetTrainerKDEnsemble."
-        )

@@ -1,14 +1,36 @@
-"""How much each of several teachers counts for a batch."""
+"""Several teachers, each by itself: which ensembles allow that, and how much each counts for a batch."""
 
 from collections.abc import Sequence
 
 from torch import Tensor
 
-from nnunet_kd.config import MultiTeacher
+from nnunet_kd.config import KDConfig, MultiTeacher
 from nnunet_kd.losses.teacher_weights import ADAPTIVE, reference_dice_losses, teacher_weights
 from nnunet_kd.teachers.ensemble import TeachingEnsemble
 from nnunet_kd.teaching.reference import Reference
 from nnunet_kd.utilities.errors import UserError
+
+
+def check_single_teachers(kd: KDConfig, trainer: str) -> None:
+    """Refuses settings that only the store of a whole ensemble can follow.
+
+    Args:
+        kd: the plans' ``"kd"`` block.
+        trainer: name of the trainer's class.
+
+    Raises:
+        UserError: names the key.
+    """
+    if kd.ensemble.from_folder is not None:
+        raise UserError(
+            f"kd.ensemble.from_folder: {trainer} needs teacher networks, not probability maps; use "
+            "nnUNetTrainerKDEnsemble."
+        )
+    if kd.ensemble.membership == "out_of_fold":
+        raise UserError(
+            f"kd.ensemble.membership: with {trainer} every teacher teaches every case, out_of_fold is not possible; "
+            "use all or same_fold, or nnUNetTrainerKDEnsemble."
+        )
 
 
 def check_weights(config: MultiTeacher, ensemble: TeachingEnsemble) -> None:
