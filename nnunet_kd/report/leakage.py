@@ -136,10 +136,15 @@ def _was_taught(model: TeacherModel, kd: KDConfig) -> bool:
     """Whether a model learned, or inherited, from teachers.
 
     The undistilled twin shares the student's plans; it has teachers only when it inherits from one.
+
+    Raises:
+        UserError: for plans of this package and a trainer that cannot be asked.
     """
     try:
         trainer = find_trainer(model.trainer_name)
     except UserError:  # of a package that is not installed
+        if "kd" in model.plans_manager.plans:
+            raise
         return False
     if issubclass(trainer, nnUNetTrainerKDStudent):
         return trainer.source_for(kd).has_teachers

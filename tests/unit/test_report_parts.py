@@ -316,7 +316,9 @@ def test_a_student_whose_teachers_saw_its_validation_cases_is_named_and_its_twin
 def test_a_trainer_is_asked_whether_it_had_teachers_and_not_its_name(model_folders, monkeypatch):
     model_folders("nnUNetTrainer", (0, 1))
     student = model_folders("TrainerOfAnotherPackage", (0,), kd_block())
-    assert find_leakage("student", [student], ["c", "d"]).taught_by == ()  # not installed
+    found = find_leakage("student", [student], ["c", "d"])
+    assert found.taught_by == ()
+    assert "cannot be imported" in found.unknown, "a trainer that is not installed cannot say whether it had teachers"
     trainer = type("TrainerOfAnotherPackage", (nnUNetTrainerKDEnsemble,), {})
     monkeypatch.setattr(leakage, "find_trainer", lambda name: trainer)
     assert find_leakage("student", [student], ["c", "d"]).taught_by == ("c", "d")
