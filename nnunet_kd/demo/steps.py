@@ -76,7 +76,8 @@ def _train(title: str, fold: str, device: str) -> Step:
     command = ["nnUNetv2_train", "999", "3d_fullres", fold, "-tr", ENSEMBLE.trainer, "-p", ENSEMBLE.plans]
     variables = {"nnUNet_n_proc_DA": "0", **({"OMP_NUM_THREADS": "1"} if device == "cpu" else {})}
     log = f"train_{title.replace(' ', '_')}"
-    return Step(title, [*command, "-device", device], log, epochs=TEACHER_EPOCHS, variables=variables)
+    command += ["-device", device]
+    return Step(title, command, log, epochs=TEACHER_EPOCHS, validates=True, variables=variables)
 
 
 def student_request(folder: Path, device: str, seed: int) -> Request:

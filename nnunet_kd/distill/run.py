@@ -1,16 +1,14 @@
-"""Runs steps: prints each command, skips what is finished, shows the progress of a training, how to resume."""
+"""Runs steps: prints each command, skips what is finished, shows the progress, says how to resume."""
 
 import multiprocessing
 import os
-import re
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from nnunet_kd.distill.progress import Progress
 from nnunet_kd.distill.steps import Step
 from nnunet_kd.utilities.errors import UserError
 from nnunet_kd.utilities.forked import run_installed
@@ -43,20 +41,24 @@ def run_steps(
     logs.mkdir(parents=True, exist_ok=True)
     seconds: dict[str, float] = {}
     total, number, rerun = sum(map(len, groups)), 0, False
-    for group in groups:
-        waiting = []
-        for step in group:
-            number += 1
-            finished = step.is_finished() and not (step.follows and (rerun or not _was_run(step, logs)))
-            print(f"\n[{number}/{total}] {step.title}{', finished already' if finished else ''}\n$ {step}", flush=True)
-            if not finished:
-                waiting.append(step)
-        for part in [waiting] if side_by_side else [[step] for step in waiting]:
-            try:
-                seconds |= _run_together(part, logs, resume_command)
-            except KeyboardInterrupt:
-                raise KeyboardInterrupt(f"To go on: {resume_command}") from None
-        rerun = rerun or any(step.follows or step.epochs for step in waiting)
+    with Progress(groups, side_by_side) as progress:
+        for group in groups:
+            waiting = []
+            for step in group:
+                number += 1
+                finished = step.is_finished() and not (step.follows and (rerun or not _was_run(step, logs)))
+                state = ", finished already" if finished else ""
+                progress.say(f"\n[{number}/{total}] {step.title}{state}\n$ {step}")
+                if finished:
+                    progress.end(step)
+                else:
+                    waiting.append(step)
+            for part in [waiting] if side_by_side else [[step] for step in waiting]:
+                try:
+                    seconds |= _run_together(part, logs, progress, resume_command)
+                except KeyboardInterrupt:
+                    raise KeyboardInterrupt(f"To go on: {resume_command}") from None
+            rerun = rerun or any(step.follows or step.epochs for step in waiting)
     return seconds
 
 
@@ -69,27 +71,26 @@ def _was_run(step: Step, logs: Path) -> bool:
     return mark.is_file() and mark.read_text(encoding="utf-8") == str(step)
 
 
-def _run_together(steps: Sequence[Step], logs: Path, resume_command: str) -> dict[str, float]:
+def _run_together(steps: Sequence[Step], logs: Path, progress: Progress, resume_command: str) -> dict[str, float]:
     begin = time.perf_counter()
     seconds: dict[str, float] = {}
     with ExitStack() as stack:
         running = {}
-        for position, step in enumerate(steps):
+        for step in steps:
             log = logs / f"{step.log}.log"
             log.unlink(missing_ok=True)
             _mark(step, logs).unlink(missing_ok=True)
-            bar = stack.enter_context(_bar(step, position)) if step.epochs else None
             process = _context.Process(
                 target=run_installed, args=(list(step.command), {**os.environ, **step.variables}, str(log))
             )
             process.start()
             stack.callback(_end, process)
-            running[step.log] = (step, process, log, bar)
+            progress.begin(step, log)
+            running[step.log] = (step, process, log)
         while running:
             time.sleep(POLL_SECONDS)
-            for name, (step, process, log, bar) in list(running.items()):
-                if bar is not None:
-                    _show(bar, _epochs(log))
+            progress.show()
+            for name, (step, process, log) in list(running.items()):
                 if process.is_alive():
                     continue
                 process.join()
@@ -98,33 +99,13 @@ def _run_together(steps: Sequence[Step], logs: Path, resume_command: str) -> dic
                 if process.exitcode:
                     error = failure(step.command[0], process.exitcode, log)
                     raise UserError(f"{error}\nTo go on: {resume_command}")
+                progress.end(step)
                 _mark(step, logs).write_text(str(step), encoding="utf-8")
-                tqdm.write(f"{step.title}: {seconds[name]:.1f} s")
+                progress.say(f"{step.title}: {seconds[name]:.1f} s")
     return seconds
-
-
-def _bar(step: Step, position: int) -> Any:
-    return tqdm(total=step.epochs, desc=step.title, unit="epoch", position=position, leave=False, disable=None)
-
-
-def _show(bar: Any, epochs: int) -> None:
-    if epochs > bar.n:
-        bar.update(epochs - bar.n)
-    else:
-        bar.refresh()  # the time
 
 
 def _end(process: Any) -> None:
     if process.is_alive():
         process.terminate()
     process.join()
-
-
-def _epochs(log: Path) -> int:
-    """Number of finished epochs, from a training's log."""
-    if not log.is_file():
-        return 0
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 10_000))
-        found = re.findall(rb"Epoch (\d+)\s", file.read())
-    return int(found[-1]) if found else 0

@@ -25,6 +25,10 @@ class Step:
         is_finished: looks at the files whether it has been run to its end.
         follows: its files count only if this very command has made them after all steps before it.
         epochs: of a training, for its progress; 0: no training.
+        is_resumed: a training of which epochs are over already.
+        validates: a training that predicts its validation cases after its last epoch.
+        bar: name of the tqdm bar in its log that counts all its cases.
+        files: what it makes, one file for each case.
         variables: set for this command alone.
     """
 
@@ -34,7 +38,16 @@ class Step:
     is_finished: Callable[[], bool] = lambda: False
     follows: bool = False
     epochs: int = 0
+    is_resumed: bool = False
+    validates: bool = False
+    bar: str = ""
+    files: tuple[Path, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The title without its explanation."""
+        return self.title.partition(":")[0]
 
     def __str__(self) -> str:
         return " ".join([*(f"{k}={v}" for k, v in self.variables.items()), shlex.join(self.command)])
@@ -101,7 +114,8 @@ class Distillation:
             groups.append([Step("preprocessed images without labels", command, "preprocess_unlabeled")])
         if source.stores_soft_labels:
             command = ["nnUNetv2_kd", "softlabels", *where, "-p", self.plans, "-device", self.device]
-            groups.append([Step("soft labels: what the teachers say about every case", command, "softlabels")])
+            title = "soft labels: what the teachers say about every case"
+            groups.append([Step(title, command, "softlabels", bar="soft labels")])
         trained = self.students
         groups.append([self._train(name, folder) for name, folder in trained.items()])
         if self.test is not None:
@@ -139,10 +153,19 @@ class Distillation:
             command.append("--val")
         elif any((made / f"checkpoint_{c}.pth").is_file() for c in ("latest", "best")):
             command.append("--c")
-        titles = {"student": "the student, with distillation", "twin": "its twin: the same plans, without teachers"}
+        titles = {"student": "the student: with distillation", "twin": "its twin: the same plans, without teachers"}
         # Without workers that augment, batches are the same at every run, and a CPU's cores are left to the networks.
         variables = {"nnUNet_n_proc_DA": "0", "OMP_NUM_THREADS": "1"} if self.device == "cpu" else {}
-        return Step(titles[name], command, f"train_{name}", finished, False, self.kd.schedule.num_epochs, variables)
+        return Step(
+            titles[name],
+            command,
+            f"train_{name}",
+            finished,
+            epochs=self.kd.schedule.num_epochs,
+            is_resumed=command[-1] in ("--val", "--c"),
+            validates=is_validated,
+            variables=variables,
+        )
 
     def _predict_teachers(self) -> list[Step]:
         assert self.test is not None
@@ -156,11 +179,11 @@ class Distillation:
             command += ["-m", str(teacher.folder), "-f", *map(str, teacher.folds), "-chk", teacher.checkpoint]
             command += ["-device", self.device, *([] if single else ["--save_probabilities"]), *self._workers]
             title = "test cases by the ensemble" if single else f"test cases by teachers {i}"
-            steps.append(Step(title, command, f"predict_{output.name}", self._predicted(output), True))
+            steps.append(self._prediction(title, command, output))
         if len(outputs) > 1:
             output = self.on_test_cases / "predictions" / "ensemble"
             command = ["nnUNetv2_ensemble", "-i", *outputs, "-o", str(output), "-np", str(self.processes)]
-            steps.append(Step("test cases by the ensemble", command, "predict_ensemble", self._predicted(output), True))
+            steps.append(self._prediction("test cases by the ensemble", command, output))
         return steps
 
     def _predict(self, name: str) -> Step:
@@ -169,17 +192,19 @@ class Distillation:
         command = ["nnUNetv2_predict", "-i", str(self.test[0]), "-o", str(output), "-d", self.dataset]
         command += ["-c", self.configuration, "-tr", trainer, "-p", self.plans, "-f", self.fold]
         command += ["-device", self.device, *self._workers]
-        return Step(f"test cases by the {name}", command, f"predict_{name}", self._predicted(output), True)
+        return self._prediction(f"test cases by the {name}", command, output)
+
+    def _prediction(self, title: str, command: Sequence[str], output: Path) -> Step:
+        """Finished when every test case that has a reference has a prediction."""
+        assert self.test is not None
+        files = tuple(output / name for name in names_of_cases(self.test[1]))
+        return Step(
+            title, command, f"predict_{output.name}", lambda: all(f.is_file() for f in files), True, files=files
+        )
 
     @property
     def _workers(self) -> list[str]:
         return ["-npp", str(self.processes), "-nps", str(self.processes)]
-
-    def _predicted(self, output: Path) -> Callable[[], bool]:
-        """Whether every test case that has a reference has a prediction."""
-        assert self.test is not None
-        names = names_of_cases(self.test[1])
-        return lambda: all((output / name).is_file() for name in names)
 
     def _models(self) -> list[str]:
         ensemble = ",".join(f"{t.folder}:{_folds(t.folds)}" for t in self.teachers)

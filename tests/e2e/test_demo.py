@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,13 @@ def test_demo_from_images_to_table(tmp_path):
     folder = tmp_path / "demo"
     done = run_demo(folder, "-device", "cpu")
     assert done.returncode == 0, done.stdout + done.stderr
+
+    epoch = r"epoch [1-5] of 5"
+    both = rf"steps 3-4 of 4, at least \d+ (s|min) left: teacher 1, {epoch}; teacher 2(, {epoch})?"
+    assert re.search(rf"^{both}$", done.stdout, re.MULTILINE), done.stdout
+    epoch = r"epoch [1-4] of 4"
+    both = rf"steps 3-4 of 10, at least \d+ (s|min) left: the student(, {epoch})?; its twin(, {epoch})?"
+    assert re.search(rf"^{both}$", done.stdout, re.MULTILINE), done.stdout
 
     table = {line[: len(m.name)]: line for line in done.stdout.splitlines() for m in MODELS if line.startswith(m.name)}
     assert sorted(table) == sorted(m.name for m in MODELS)

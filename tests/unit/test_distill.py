@@ -184,7 +184,7 @@ def ran(monkeypatch):
     """Logs of the steps that were run, without running them."""
     order: list[str] = []
 
-    def run(steps, logs, go_on):
+    def run(steps, logs, progress, go_on):
         order.extend(step.log for step in steps)
         for step in steps:
             running._mark(step, logs).write_text(str(step))
@@ -283,13 +283,6 @@ def test_a_peer_without_plans_is_told_before_anything_is_run(toy):
     settings = ("student.trainer=nnUNetTrainerKDCrossTeaching", 'cross_teaching.teachers=["Other"]')
     with pytest.raises(UserError, match=r"Other\.json: not there; cross_teaching\.teachers names its network"):
         prepare(request(toy, settings=settings))
-
-
-def test_progress_counts_the_epochs_that_are_over(tmp_path):
-    log = tmp_path / "log"
-    assert running._epochs(log) == 0
-    log.write_text("2026-01-01: Epoch 0 \ntrain_loss -0.1\nEpoch 1\nEpoch time: 3 s\nEpoch 12\n")
-    assert running._epochs(log) == 12
 
 
 def test_without_test_cases_the_validation_is_shown_for_what_it_is(toy):
