@@ -5,7 +5,7 @@ from pathlib import Path
 
 from nnunet_kd.demo.synthetic import DATASET_NAME
 from nnunet_kd.distill.request import Request
-from nnunet_kd.distill.steps import Step
+from nnunet_kd.distill.step import Step
 
 DATASET = ("-d", "999", "-c", "3d_fullres")
 TEACHER_FOLDS = ("0", "1")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from nnunet_kd.distill.steps import Step
+from nnunet_kd.distill.step import Step
 
 TAIL_BYTES = 10_000  # some epochs of nnU-Net's log, also with a hundred labels
 

@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from nnunet_kd.distill.count import Count, count
-from nnunet_kd.distill.steps import Step
+from nnunet_kd.distill.step import Step
 
 LINE_EVERY = 60.0
 """Seconds between two lines where there is no terminal; more after ten minutes, so that long logs stay short."""

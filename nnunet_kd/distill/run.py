@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_kd.distill.progress import Progress
-from nnunet_kd.distill.steps import Step
+from nnunet_kd.distill.step import Step
 from nnunet_kd.utilities.errors import UserError
 from nnunet_kd.utilities.forked import run_installed
 from nnunet_kd.utilities.programs import failure

@@ -1,56 +1,17 @@
 """The commands of a distillation, in order, and the files that show which of them are finished."""
 
 import hashlib
-import shlex
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_kd.config import TEACHER_TRAINER, KDConfig
 from nnunet_kd.distill.request import names_of_cases
+from nnunet_kd.distill.step import Step
 from nnunet_kd.planning.next_steps import teaching_source
 from nnunet_kd.teachers.model import TeacherModel
 
 TIMED_CASES = 3
-
-
-@dataclass(frozen=True)
-class Step:
-    """A command of nnU-Net's or this package's.
-
-    Attributes:
-        title: what it is for.
-        command: name and arguments.
-        log: name of its log, unique.
-        is_finished: looks at the files whether it has been run to its end.
-        follows: its files count only if this very command has made them after all steps before it.
-        epochs: of a training, for its progress; 0: no training.
-        is_resumed: a training of which epochs are over already.
-        validates: a training that predicts its validation cases after its last epoch.
-        bar: name of the tqdm bar in its log that counts all its cases.
-        files: what it makes, one file for each case.
-        variables: set for this command alone.
-    """
-
-    title: str
-    command: Sequence[str]
-    log: str
-    is_finished: Callable[[], bool] = lambda: False
-    follows: bool = False
-    epochs: int = 0
-    is_resumed: bool = False
-    validates: bool = False
-    bar: str = ""
-    files: tuple[Path, ...] = ()
-    variables: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """The title without its explanation."""
-        return self.title.partition(":")[0]
-
-    def __str__(self) -> str:
-        return " ".join([*(f"{k}={v}" for k, v in self.variables.items()), shlex.join(self.command)])
 
 
 @dataclass(frozen=True)

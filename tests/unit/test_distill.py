@@ -19,7 +19,7 @@ from nnunet_kd.distill import run as running
 from nnunet_kd.distill.prepare import claim, prepare
 from nnunet_kd.distill.request import Request
 from nnunet_kd.distill.run import run_steps
-from nnunet_kd.distill.steps import Step
+from nnunet_kd.distill.step import Step
 from nnunet_kd.distill.summary import summarise
 from nnunet_kd.utilities.errors import UserError
 from tests.model_folders import write_validation

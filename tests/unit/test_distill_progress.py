@@ -7,7 +7,7 @@ import pytest
 from nnunet_kd.distill import progress as progressing
 from nnunet_kd.distill.count import Count, count
 from nnunet_kd.distill.progress import Progress, duration
-from nnunet_kd.distill.steps import Step
+from nnunet_kd.distill.step import Step
 
 
 def epochs(*times, first=0, running=True):
