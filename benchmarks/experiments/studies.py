@@ -46,6 +46,7 @@ class Teachers:
         export: name of the plans with which their soft labels are exported; empty: every student exports them itself.
         test: whether they predict the test cases, mirrored.
         test_ensemble: whether their ensemble does.
+        trained: whether another study trains them, as students without teachers of their own.
         needs: jobs that must be done before, beside the data set.
     """
 
@@ -56,7 +57,12 @@ class Teachers:
     export: str = ""
     test: bool = True
     test_ensemble: bool = False
+    trained: bool = False
     needs: Sequence[str] = ()
+
+    def job(self, dataset: int, plans: str, fold: str) -> str:
+        """Name of the job that trains one of them."""
+        return f"{dataset}-{plans}" if self.trained else f"{dataset}-{plans}-{fold}"
 
 
 @dataclass(frozen=True)
@@ -169,7 +175,7 @@ class Studies:
         if teachers.export and arm.needs in ("", "softlabels"):
             return [f"{training.dataset}-{teachers.export}-softlabels"]
         number = self._data[teachers.of]["number"] if teachers.of else training.dataset
-        return [f"{number}-{name}-{fold}" for name in teachers.seeds for fold in teachers.folds]
+        return [teachers.job(number, name, fold) for name in teachers.seeds for fold in teachers.folds]
 
     def _members(self, training: Training, teachers: Teachers) -> list[str]:
         folder = f"{self._training(teachers.of).results}/" if teachers.of else ""
@@ -179,16 +185,17 @@ class Studies:
     def _teachers(self, training: Training, teachers: Teachers) -> Iterator[Job]:
         own = self._training(teachers.of) if teachers.of else training
         networks = [(plans, fold) for plans in teachers.seeds for fold in teachers.folds]
-        for plans, seed in teachers.seeds.items():
+        for plans, seed in teachers.seeds.items() if not teachers.trained else ():
             needs = [_data_job(own, teachers.folds[0]), *teachers.needs]
             settings = _schedule(seed, own.teacher_epochs)
             yield Job(f"{own.dataset}-plan-{plans}", [own.plan(plans, [teachers.student], settings, _TEACH)], needs)
         for plans, fold in networks:
-            trained = f"{own.dataset}-{plans}-{fold}"
-            yield Job(trained, [own.train(plans, TEACHER, fold)], [f"{own.dataset}-plan-{plans}"])
+            job = teachers.job(own.dataset, plans, fold)
+            if not teachers.trained:
+                yield Job(job, [own.train(plans, TEACHER, fold)], [f"{own.dataset}-plan-{plans}"])
             if teachers.test:
-                yield Job(f"{trained}-test", own.test(plans, TEACHER, fold, mirrored=True), [trained])
-        trained = [f"{own.dataset}-{plans}-{fold}" for plans, fold in networks]
+                yield Job(f"{job}-test", own.test(plans, TEACHER, fold, mirrored=True), [job])
+        trained = [teachers.job(own.dataset, plans, fold) for plans, fold in networks]
         if teachers.export:
             plans = f"{teachers.export}-Export"
             settings, members = _schedule(1, training.epochs), self._members(training, teachers)

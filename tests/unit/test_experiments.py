@@ -130,6 +130,16 @@ def test_a_study_brings_its_data_and_the_teachers_of_another_one(studies: Studie
     assert evaluate[:2] == ["nnUNetv2_kd", "evaluate"]
 
 
+def test_students_of_one_study_teach_in_another(studies: Studies) -> None:
+    jobs = {job.name: job for job in studies.study("acdc_second")}
+    student, trained = jobs["29-Second-distilled-1"], [f"29-Tenth-longest-inherited-{i}" for i in (1, 2, 3)]
+    assert list(student.needs) == ["29-Second-softlabels"]
+    assert list(jobs["29-Second-softlabels"].needs) == trained
+    assert "nnUNetTrainerKDTeacher__Tenth-longest-inherited-2__2d:0" in student.commands[0]
+    assert not set(trained) & set(jobs), "they are trained again"
+    assert "--disable_tta" not in jobs["29-Tenth-longest-inherited-1-test"].commands[0]
+
+
 def summary(dice: dict[str, float]) -> str:
     rows = [{"metrics": {"1": {"Dice": d}}, "prediction_file": f"{case}.nii.gz"} for case, d in dice.items()]
     return json.dumps({"metric_per_case": rows, "mean": {}, "foreground_mean": {}})
