@@ -1,5 +1,8 @@
 """Which networks become a graph, and that others are refused."""
 
+import subprocess
+import sys
+
 import numpy as np
 import openvino
 import pytest
@@ -102,3 +105,14 @@ def test_calibration_takes_patches_from_everywhere():
     found = spread(2700, 300)  # nine windows in each slice
     assert (len(found), found[0], found[-1]) == (300, 0, 2699)
     assert {i % 9 for i in found} == set(range(9))
+
+
+def test_the_engine_loads_nothing_that_reports_over_the_network(tmp_path):
+    write_networks(small("NoothoutUNet", 2, deep_supervision=False).eval(), 1, (16, 16), tmp_path, "model")
+    program = (
+        "import sys; from pathlib import Path; from nnunet_kd.export.runtime.engine import _openvino;"
+        "_openvino(Path(sys.argv[1]), 'fp32', 1);"
+        "print([m for m in sys.modules if m.startswith('openvino_telemetry.')], 'openvino' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "network.xml")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[] True\n"

@@ -1,5 +1,6 @@
 """The network in OpenVINO, or in onnxruntime where OpenVINO is not installed."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +36,8 @@ def open_network(folder: Path, bundle: Description, threads: int) -> tuple[Netwo
 
 
 def _openvino(file: Path, precision: str, threads: int) -> tuple[Network, tuple[tuple[int, ...], ...]]:
+    # OpenVINO's package that reports its use over the network, and warns where it may not write: it does without
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
     # without the hint OpenVINO takes bfloat16 on processors that have it
