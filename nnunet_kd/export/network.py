@@ -110,7 +110,7 @@ def quantise(folder: Path, patches: Sequence[np.ndarray]) -> None:
     logging.getLogger("nncf").setLevel(logging.ERROR)
     chosen = [patches[i] for i in spread(len(patches), CALIBRATION_PATCHES)]
     network = openvino.Core().read_model(folder / OPENVINO)
-    kept = nncf.IgnoredScope(names=_readers_of_the_image(network), types=UNQUANTISED, validate=False)
+    kept = nncf.IgnoredScope(names=readers_of_the_image(network), types=UNQUANTISED, validate=False)
     with _quiet():
         small = nncf.quantize(
             network,
@@ -134,7 +134,7 @@ def spread(count: int, wanted: int) -> list[int]:
     return np.linspace(0, count - 1, min(count, wanted)).round().astype(int).tolist()
 
 
-def _readers_of_the_image(network: Any) -> list[str]:
+def readers_of_the_image(network: Any) -> list[str]:
     """Names of the operations of an OpenVINO model that its input goes to: the first convolution of each fold."""
     return [target.get_node().get_friendly_name() for target in network.input().get_target_inputs()]
 
