@@ -233,6 +233,15 @@ def test_a_failed_step_says_where_its_log_is_and_how_to_go_on(tmp_path):
     assert not (tmp_path / "plans.done").exists()
 
 
+@pytest.fixture
+def ctrl_c_is_heard():
+    """Background jobs of a shell start with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_is_heard")
 def test_ctrl_c_ends_what_runs_and_says_in_a_sentence_how_to_go_on(tmp_path, capsys, monkeypatch):
     ended = []
     monkeypatch.setattr(running, "_end", lambda process: (ended.append(process), process.terminate(), process.join()))
