@@ -2,7 +2,9 @@
 
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -35,11 +37,24 @@ def open_network(folder: Path, bundle: Description, threads: int) -> tuple[Netwo
     raise BundleError(f"{folder}: needs {wanted}; install it with: pip install -r {folder / 'requirements.txt'}")
 
 
-def _openvino(file: Path, precision: str, threads: int) -> tuple[Network, tuple[tuple[int, ...], ...]]:
-    # OpenVINO's package that reports its use over the network, and warns where it may not write: it does without
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    import openvino
+def _import_openvino() -> ModuleType:
+    """OpenVINO without its package that reports its use over the network, and warns where it may not write.
 
+    A program that loads a bundle can import that package afterwards, as if nothing had been.
+    """
+    telemetry = "openvino_telemetry"
+    hidden = telemetry not in sys.modules
+    if hidden:
+        sys.modules[telemetry] = None  # type: ignore[assignment]  # import says that there is none
+    try:
+        return import_module("openvino")
+    finally:
+        if hidden:
+            del sys.modules[telemetry]
+
+
+def _openvino(file: Path, precision: str, threads: int) -> tuple[Network, tuple[tuple[int, ...], ...]]:
+    openvino = _import_openvino()
     # without the hint OpenVINO takes bfloat16 on processors that have it
     hint = "bf16" if precision == "bf16" else "f32"
     settings = {
