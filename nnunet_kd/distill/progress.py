@@ -1,5 +1,6 @@
 """One line over all steps: which of them runs, how far it is, and the time that is left."""
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -43,7 +44,7 @@ class Progress:
         self._over: set[str] = set()
         self._counts: dict[str, Count] = {}
         self._running: dict[str, _Running] = {}
-        self._bar: Any = tqdm(total=0, bar_format="{desc}", dynamic_ncols=True, leave=False, disable=None)
+        self._bar: Any = tqdm(total=0, bar_format="{desc}", dynamic_ncols=True, leave=False, disable=not _has_line())
         self._next_line = self._group_begun = 0.0
         self._time_was_known = True
 
@@ -123,6 +124,16 @@ class Progress:
         return f"{steps}{left}: " + "; ".join(
             step.name + (f", {running.count}" if running.count is not None else "") for step, running in running
         )
+
+
+def _has_line() -> bool:
+    """Whether the error output is a terminal with room for a line; some say that they have 0 columns."""
+    if not sys.stderr.isatty():
+        return False
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except (OSError, ValueError):  # no file descriptor
+        return True
 
 
 def duration(seconds: float) -> str:

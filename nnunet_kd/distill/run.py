@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from nnunet_kd.utilities.errors import UserError
 from nnunet_kd.utilities.forked import run_installed
 from nnunet_kd.utilities.programs import failure
 
-POLL_SECONDS = 0.2
+SHOW_EVERY = 1.0
+"""Seconds between two looks at how far the steps are."""
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["nnunet_kd.distill.preloaded"])
@@ -88,7 +90,7 @@ def _run_together(steps: Sequence[Step], logs: Path, progress: Progress, resume_
             progress.begin(step, log)
             running[step.log] = (step, process, log)
         while running:
-            time.sleep(POLL_SECONDS)
+            wait([process.sentinel for _, process, _ in running.values()], timeout=SHOW_EVERY)
             progress.show()
             for name, (step, process, log) in list(running.items()):
                 if process.is_alive():

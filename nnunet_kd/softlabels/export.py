@@ -120,7 +120,13 @@ class Exporter:
     def _predictor(self, model: TeacherModel, fold: int | str) -> nnUNetPredictor:
         key = model.checkpoint_file(fold)
         if key not in self._predictors:
-            self._predictors[key] = load_predictor(model, fold, self.ensemble.kd.ensemble, self.device)
+            settings = self.ensemble.kd.ensemble
+            predictor = self._predictors[key] = load_predictor(model, fold, settings, self.device)
+            if settings.mirroring and not predictor.allowed_mirroring_axes:
+                tqdm.write(
+                    f"Teacher {model.folder.name} fold {fold} is not mirrored, whatever ensemble.mirroring says: its "
+                    "checkpoint allows no mirroring, as that of a student."
+                )
         return self._predictors[key]
 
     def _load(self, name: str) -> tuple[CaseSpace, dict[Path, tuple[torch.Tensor, dict]]]:

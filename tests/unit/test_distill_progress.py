@@ -1,6 +1,7 @@
 """The line over all steps of ``nnUNetv2_kd distill``: how far they are, and the time that is left."""
 
 import os
+import pty
 
 import pytest
 
@@ -205,6 +206,19 @@ def test_on_a_terminal_one_line_is_kept_up_to_date(tmp_path, clock, capsys, monk
     assert printed.out == "above\n"
     assert "\rstep 1 of 1, about 36 s left: student, epoch 2 of 10" in printed.err
     assert "\n" not in printed.err
+
+
+def test_a_terminal_without_columns_gets_lines_as_if_it_were_none(tmp_path, clock, capsys, monkeypatch):
+    ours, theirs = pty.openpty()  # 0 columns, until someone sets them
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr("sys.stderr", terminal)
+        step = training("student")
+        run = Run(tmp_path, [[step]])
+        run.begin(step)
+        run.write(step, epochs(4.0))
+        run.progress.show()
+    os.close(ours)
+    assert capsys.readouterr().out == "step 1 of 1, about 36 s left: student, epoch 2 of 10\n"
 
 
 @pytest.mark.parametrize(

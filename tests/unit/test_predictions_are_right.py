@@ -139,6 +139,16 @@ def test_a_teacher_mirrors_at_prediction(toy):
     assert saved["inference_allowed_mirroring_axes"] == (0, 1, 2)
 
 
+def test_a_teacher_that_may_not_mirror_is_named_at_the_export(toy, capsys):
+    folder = make_teacher(toy, "Unmirrored", (0,))
+    file = folder / "fold_0" / "checkpoint_final.pth"
+    torch.save(torch.load(file, weights_only=False) | {"inference_allowed_mirroring_axes": None}, file)
+    kd = {"teachers": [{"folder": folder.name}], "ensemble": {"name": "unmirrored"}}
+    write_plans(toy, "Student", kd)
+    main(["softlabels", "-d", "900", "-c", CONFIGURATION, "-p", "Student", "-device", "cpu"])
+    assert f"{folder.name} fold 0 is not mirrored" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("how", ["inherit", "best_member"])
 @pytest.mark.parametrize("training", ["ensemble", "feature", "several", "several, stored"])
 def test_a_student_starts_from_the_member_with_the_highest_validation_dice(toy, training, how):
