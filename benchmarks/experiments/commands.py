@@ -94,13 +94,25 @@ class Training:
         where = ["-d", str(self.dataset), "-c", self.configuration]
         return ["nnUNetv2_kd", "softlabels", *where, "-p", plans, "-device", "cpu"]
 
-    def test(self, plans: str, trainer: str, fold: str, mirrored: bool) -> list[list[str]]:
-        """Predicts the test cases and evaluates; mirrored predictions keep their probabilities and name the fold."""
-        output = str(self.predictions / (f"{plans}-{fold}" if mirrored else plans))
-        predict = ["nnUNetv2_predict", "-i", str(self.raw / "imagesTs"), "-o", output, "-d", str(self.dataset)]
+    def test(
+        self, plans: str, trainer: str, fold: str, output: str = "", mirrored: bool = False, probabilities: bool = False
+    ) -> list[list[str]]:
+        """Predicts the test cases and evaluates.
+
+        Args:
+            plans: of the network.
+            trainer: of the network.
+            fold: of the network.
+            output: name of the predictions; empty: that of the plans.
+            mirrored: whether the network mirrors, where its checkpoint allows it.
+            probabilities: whether they are kept, for an ensemble.
+        """
+        folder = str(self.predictions / (output or plans))
+        predict = ["nnUNetv2_predict", "-i", str(self.raw / "imagesTs"), "-o", folder, "-d", str(self.dataset)]
         predict += ["-c", self.configuration, "-f", fold, "-tr", trainer, "-p", plans, "-device", "cpu"]
-        predict += ["-npp", "0", "-nps", "0", "--save_probabilities" if mirrored else "--disable_tta"]
-        return [[*predict, "-step_size", str(self.step_size)], self.evaluate(output)]
+        predict += ["-npp", "0", "-nps", "0", *(["--save_probabilities"] if probabilities else [])]
+        predict += [] if mirrored else ["--disable_tta"]
+        return [[*predict, "-step_size", str(self.step_size)], self.evaluate(folder)]
 
     def test_ensemble(self, name: str, members: Sequence[str]) -> list[list[str]]:
         """Averages the members' predictions of the test cases, and evaluates."""

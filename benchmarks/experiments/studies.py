@@ -45,7 +45,8 @@ class Teachers:
         of: data set on which they are trained; empty for that of the study.
         export: name of the plans with which their soft labels are exported; empty: every student exports them itself.
         test: whether they predict the test cases, mirrored.
-        test_ensemble: whether their ensemble does.
+        test_plain: whether they do so without mirroring, too.
+        test_ensemble: whether their ensemble does, in each of these ways.
         trained: whether another study trains them, as students without teachers of their own.
         needs: jobs that must be done before, beside the data set.
     """
@@ -56,6 +57,7 @@ class Teachers:
     of: str = ""
     export: str = ""
     test: bool = True
+    test_plain: bool = False
     test_ensemble: bool = False
     trained: bool = False
     needs: Sequence[str] = ()
@@ -63,6 +65,10 @@ class Teachers:
     def job(self, dataset: int, plans: str, fold: str) -> str:
         """Name of the job that trains one of them."""
         return f"{dataset}-{plans}" if self.trained else f"{dataset}-{plans}-{fold}"
+
+    def tests(self) -> list[tuple[str, bool]]:
+        """How they predict the test cases: the ending of names, and whether they mirror."""
+        return [("", True)] * self.test + [("-plain", False)] * self.test_plain
 
 
 @dataclass(frozen=True)
@@ -168,7 +174,7 @@ class Studies:
             options = [*(["--recipe", arm.recipe] if arm.recipe else []), *arm.options, *members]
             plan = training.plan(plans, [arm.student], settings, options)
             train = training.train(plans, arm.trainer, arm.fold)
-            test = training.test(plans, arm.trainer, arm.fold, mirrored=False)
+            test = training.test(plans, arm.trainer, arm.fold)
             yield Job(f"{training.dataset}-{plans}", [plan, train, *test], needs)
 
     def _needed(self, training: Training, teachers: Teachers, arm: Arm) -> list[str]:
@@ -193,18 +199,20 @@ class Studies:
             job = teachers.job(own.dataset, plans, fold)
             if not teachers.trained:
                 yield Job(job, [own.train(plans, TEACHER, fold)], [f"{own.dataset}-plan-{plans}"])
-            if teachers.test:
-                yield Job(f"{job}-test", own.test(plans, TEACHER, fold, mirrored=True), [job])
+            for ending, mirrored in teachers.tests():
+                output = f"{plans}-{fold}{ending}"
+                commands = own.test(plans, TEACHER, fold, output, mirrored, probabilities=True)
+                yield Job(f"{job}-test{ending}", commands, [job])
         trained = [teachers.job(own.dataset, plans, fold) for plans, fold in networks]
         if teachers.export:
             plans = f"{teachers.export}-Export"
             settings, members = _schedule(1, training.epochs), self._members(training, teachers)
             commands = [training.plan(plans, [SMALL], settings, members), training.softlabels(plans)]
             yield Job(f"{training.dataset}-{teachers.export}-softlabels", commands, trained)
-        if teachers.test_ensemble:
-            name, members = f"{teachers.export}-ensemble", [f"{plans}-{fold}" for plans, fold in networks]
-            tested = [f"{job}-test" for job in trained]
-            yield Job(f"{own.dataset}-{name}-test", own.test_ensemble(name, members), tested)
+        for ending, _ in teachers.tests() if teachers.test_ensemble else ():
+            name, members = f"{teachers.export}-ensemble", [f"{plans}-{fold}{ending}" for plans, fold in networks]
+            tested = [f"{job}-test{ending}" for job in trained]
+            yield Job(f"{own.dataset}-{name}-test{ending}", own.test_ensemble(name + ending, members), tested)
 
     def _written(self, training: Training, name: str, steps: Mapping[str, Any]) -> Job:
         words = {n: str(getattr(training, n)) for n in ("raw", "results")} | {
