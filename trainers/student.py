@@ -117,7 +117,7 @@ class nnUNetTrainerKDStudent(nnUNetTrainerKDBase):
         if self.kd_loss is not None and teaching.targets is not None:
             voxel_weight = self.kd.unlabeled.voxel_weight
             terms |= self.kd_loss(output, teaching.targets, progress, unlabeled, voxel_weight)
-            scale = common_scale(self.kd.distillation, hard, progress)
+            scale = common_scale(self.kd.distillation, hard, progress, unlabeled > 0)
             terms = {name: scale * value for name, value in terms.items()}
         terms |= self.teaching.further_terms(output, teaching, target, reference, progress)
 

@@ -32,16 +32,18 @@ class DistillationSettings(TermSettings[SoftLabelTerm]):
     )
 
 
-def common_scale(config: DistillationSettings, hard: HardLoss, progress: float) -> float:
+def common_scale(config: DistillationSettings, hard: HardLoss, progress: float, unlabeled: bool = False) -> float:
     r"""Factor of hard-label loss and soft-label terms that keeps the sum of all weights that of the hard loss alone.
 
     .. math:: s = \frac{h}{w h + \sum_i w_i(t)}
 
-    with the weights h of the parts of the hard-label loss, its own weight w and those of the terms at progress t. So a
-    student differs from its undistilled twin in what it aims at, not in the size of its steps (optimizers such as SGD
-    follow the size; Adam divides it out). 1 where ``config.normalized`` is off, or no weight is left.
+    with the weights h of the parts of the hard-label loss, its own weight w and those of the terms at progress t, in a
+    batch with or without unlabeled cases. So a student differs from its undistilled twin in what it aims at, not in the
+    size of its steps (optimizers such as SGD follow the size; Adam divides it out). 1 where ``config.normalized`` is
+    off, or no weight is left.
     """
-    total = hard.weight * hard.parts + sum(term.weight_at(progress) for term in config.active().values())
+    soft = sum(term.weights_at(progress, unlabeled)[0] for term in config.active().values())
+    total = hard.weight * hard.parts + soft
     return hard.parts / total if config.normalized and hard.parts * total > 0 else 1.0
 
 
@@ -104,26 +106,30 @@ class DistillationLoss(nn.Module):
             raise ValueError(f"{len(outputs)} outputs, but {len(self.output_weights)} deep-supervision weights")
         if not self.terms:
             return {}
+        weights = {name: term.weights_at(progress, unlabeled > 0) for name, term in self.terms.items()}
         sums: dict[str, Tensor] = {}
         here = targets
-        for logits, weight in zip(outputs, self.output_weights, strict=True):
-            if weight == 0:
+        for logits, output_weight in zip(outputs, self.output_weights, strict=True):
+            if output_weight == 0:
                 continue
             # a mean of the output before, already smaller; the nearest voxel is one of the whole patch
             source = here if self.config.downsampling == "mean" else targets
             here = source.resized(logits.shape[2:], self.config.downsampling)
-            weights = None
-            if unlabeled and voxel_weight != "none":
-                weights = self._voxel_weights(here.probabilities, unlabeled, voxel_weight)
-            comparison = Comparison(
-                logits, here.probabilities, here.valid, self.sigmoid, weights, log_tempered=here.log_tempered
-            )
+            comparisons: dict[float, Comparison] = {}  # shared by the terms in which labeled cases count alike
             for name, loss in self.losses.items():
-                part = weight * loss.compare(comparison)
+                labeled = weights[name][1]
+                if labeled not in comparisons:
+                    voxels = self._voxel_weights(here.probabilities, unlabeled, voxel_weight, labeled)
+                    comparisons[labeled] = Comparison(
+                        logits, here.probabilities, here.valid, self.sigmoid, voxels, log_tempered=here.log_tempered
+                    )
+                part = output_weight * loss.compare(comparisons[labeled])
                 sums[name] = sums[name] + part if name in sums else part
-        return {name: total * self.terms[name].weight_at(progress) for name, total in sums.items()}
+        return {name: total * weights[name][0] for name, total in sums.items()}
 
-    def _voxel_weights(self, soft_labels: Tensor, unlabeled: int, kind: str) -> Tensor:
-        """(B, 1, *spatial): 1 for labeled cases, by how sure the teachers are for the last ``unlabeled`` ones."""
-        labeled = torch.ones_like(soft_labels[:-unlabeled, :1])
-        return torch.cat((labeled, voxel_weights(soft_labels[-unlabeled:], kind, self.sigmoid)))
+    def _voxel_weights(self, soft_labels: Tensor, unlabeled: int, kind: str, labeled: float) -> Tensor | None:
+        """(B, 1, *spatial): ``labeled``, and for the unlabeled cases how sure the teachers are; None: 1 everywhere."""
+        if not unlabeled or (kind == "none" and labeled == 1):
+            return None
+        first = torch.full_like(soft_labels[:-unlabeled, :1], labeled)
+        return torch.cat((first, voxel_weights(soft_labels[-unlabeled:], kind, self.sigmoid)))

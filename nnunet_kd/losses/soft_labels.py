@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from nnunet_kd.losses.ramps import ramp
 from nnunet_kd.losses.term import Term, TermRegistry
 
 Tempered = Callable[[float], Tensor]  # temperature -> the teachers' probabilities at it, (B, C, *spatial)
@@ -108,6 +109,20 @@ class SoftLabelLoss(nn.Module):
 @dataclass(frozen=True)
 class SoftLabelTerm(Term):
     """Settings of a term between the student's output and soft labels."""
+
+    def weights_at(self, progress: float, unlabeled: bool) -> tuple[float, float]:
+        """Weight of the term, and what the voxels of a labeled case count in it, beside 1 of an unlabeled one.
+
+        Soft labels that fade make room for the reference. Unlabeled cases have none, and keep their soft labels: where
+        a batch has both, the term keeps its weight, and the labeled cases leave it.
+
+        Args:
+            progress: fraction of the training that has passed, in [0, 1].
+            unlabeled: whether there are unlabeled cases in the batch.
+        """
+        if unlabeled and self.ramp == "fade":
+            return self.weight, ramp(self.ramp, progress, self.ramp_length)
+        return self.weight_at(progress), 1.0
 
     def build(self, sigmoid: bool, ddp: bool) -> SoftLabelLoss:
         """The loss with these settings.

@@ -296,3 +296,9 @@ def test_all_weights_together_are_those_of_the_hard_loss_alone(weights, hard, pr
     scale = common_scale(config, loss, progress)
     assert scale == pytest.approx(expected)
     assert common_scale(replace(config, normalized=False), loss, progress) == 1
+
+
+def test_a_term_that_fades_keeps_its_weight_in_a_batch_with_unlabeled_cases():
+    config = Distillation(soft_ce=SoftCETerm(ramp="fade"), soft_dice=SoftDiceTerm(ramp="fade"))
+    assert common_scale(config, HardLoss(), 0.75) == pytest.approx(2 / 2.5)
+    assert common_scale(config, HardLoss(), 0.75, unlabeled=True) == pytest.approx(0.5)

@@ -40,9 +40,12 @@ def test_values_by_hand():
         voxel_weights(t, "certainty")
 
 
-def loss_and_batch():
+def loss_and_batch(**ramp):
     config = Distillation(
-        kl=KLTerm(weight=1.0, temperature=1.0), mse=MSETerm(weight=1.0), soft_ce=SoftCETerm(), soft_dice=SoftDiceTerm()
+        kl=KLTerm(weight=1.0, temperature=1.0),
+        mse=MSETerm(weight=1.0),
+        soft_ce=SoftCETerm(**ramp),
+        soft_dice=SoftDiceTerm(weight=2.0, **ramp),
     )
     torch.manual_seed(0)
     soft = torch.rand(3, 3, 6, 6, dtype=torch.float64).softmax(1)
@@ -66,7 +69,7 @@ def test_only_the_unlabeled_cases_are_weighted():
     axes = (0, 2, 3)
     overlap = (weights * p * t).sum(axes)[1:]
     total = (weights * (p**2 + t**2)).sum(axes)[1:]
-    expected["soft_dice"] = 1 - (2 * overlap / total).mean()
+    expected["soft_dice"] = 2 * (1 - (2 * overlap / total).mean())
     for name, value in expected.items():
         assert values[name].item() == pytest.approx(value, rel=1e-5), name
 
@@ -76,3 +79,37 @@ def test_no_weights_or_no_unlabeled_cases_change_nothing():
     plain = loss(logits, targets, 1.0)
     for values in (loss(logits, targets, 1.0, 2, "none"), loss(logits, targets, 1.0, 0, "entropy")):
         assert all(torch.equal(values[k], plain[k]) for k in plain)
+
+
+def test_where_soft_labels_fade_unlabeled_cases_keep_theirs_and_the_term_its_weight():
+    loss, logits, targets, soft = loss_and_batch(ramp="fade", ramp_length=0.5)
+    constant = loss_and_batch()[0]
+    p, t = logits.softmax(1).numpy(), soft.numpy()
+    for progress, share in ((0.0, 1.0), (0.2, 0.6), (0.5, 0.0), (0.9, 0.0)):
+        values = loss(logits, targets, progress, unlabeled=1)
+        weights = np.full((3, 1, 6, 6), share)
+        weights[2:] = 1
+        entropy = -(weights * (t * np.log(p)).sum(1, keepdims=True)).sum() / weights.sum()
+        assert values["soft_ce"].item() == pytest.approx(entropy, rel=1e-5)
+        axes = (0, 2, 3)
+        overlap, total = (weights * p * t).sum(axes)[1:], (weights * (p**2 + t**2)).sum(axes)[1:]
+        assert values["soft_dice"].item() == pytest.approx(2 * (1 - (2 * overlap / total).mean()), rel=1e-5)
+        same = constant(logits, targets, progress)
+        for name in ("kl", "mse"):  # these do not fade
+            assert torch.equal(values[name], same[name]), name
+
+
+def test_without_unlabeled_cases_the_term_itself_fades():
+    loss, logits, targets, _ = loss_and_batch(ramp="fade")
+    plain = loss_and_batch()[0](logits, targets, 0.25)
+    values = loss(logits, targets, 0.25)
+    assert values["soft_dice"].item() == pytest.approx(0.75 * plain["soft_dice"].item())
+    assert values["soft_ce"].item() == pytest.approx(0.75 * plain["soft_ce"].item())
+
+
+def test_teachers_sureness_and_fading_count_together():
+    loss, logits, targets, soft = loss_and_batch(ramp="fade")
+    value = loss(logits, targets, 0.75, unlabeled=2, voxel_weight="entropy")["soft_ce"].item()
+    weights = np.concatenate((np.full((1, 1, 6, 6), 0.25), voxel_weights(soft[1:], "entropy").numpy()))
+    per_voxel = -(soft * logits.log_softmax(1)).sum(1, keepdim=True).numpy()
+    assert value == pytest.approx((weights * per_voxel).sum() / weights.sum(), rel=1e-5)
