@@ -245,7 +245,7 @@ def ctrl_c_is_heard():
 def test_ctrl_c_ends_what_runs_and_says_in_a_sentence_how_to_go_on(tmp_path, capsys, monkeypatch):
     ended = []
     monkeypatch.setattr(running, "_end", lambda process: (ended.append(process), process.terminate(), process.join()))
-    monkeypatch.setattr(running.time, "sleep", lambda seconds: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(running, "wait", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     step = Step("plans", ["nnUNetv2_kd", "--help"], "plans")
     command = SimpleNamespace(
         add_arguments=lambda parser: None,
