@@ -115,9 +115,9 @@ class nnUNetTrainerKDStudent(nnUNetTrainerKDBase):
                 without_last(unlabeled, output), without_last(unlabeled, target)
             )
         if self.kd_loss is not None and teaching.targets is not None:
-            voxel_weight = self.kd.unlabeled.voxel_weight
-            terms |= self.kd_loss(output, teaching.targets, progress, unlabeled, voxel_weight)
-            scale = common_scale(self.kd.distillation, hard, progress, unlabeled > 0)
+            known, voxel_weight = self._known(reference), self.kd.unlabeled.voxel_weight
+            terms |= self.kd_loss(output, teaching.targets, progress, unlabeled, voxel_weight, known)
+            scale = common_scale(self.kd.distillation, hard, progress, known)
             terms = {name: scale * value for name, value in terms.items()}
         terms |= self.teaching.further_terms(output, teaching, target, reference, progress)
 
@@ -125,6 +125,13 @@ class nnUNetTrainerKDStudent(nnUNetTrainerKDBase):
         if teaching.weights is not None:
             logged[TEACHER_WEIGHTS] = teaching.weights
         return torch.stack(list(terms.values())).sum(), logged
+
+    def _known(self, reference: Reference) -> torch.Tensor | None:
+        """Voxels whose reference the hard-label loss counts, (B, 1, *spatial); None where it counts that of all."""
+        if not self.kd.hard_loss.weight:
+            return torch.zeros_like(reference.valid)
+        partial = self.unlabeled_per_batch() or self.label_manager.has_ignore_label
+        return reference.valid if partial else None
 
     def get_training_transforms(self, *args, **kwargs):
         """nnU-Net's transforms, applied to what the source has added to the images too."""

@@ -65,6 +65,8 @@ class Training:
             "optimizer.initial_lr": 0.001,
             "optimizer.lr_schedule": "poly",
             "student.start": "random",
+            "distillation.soft_ce.ramp": "none",
+            "distillation.soft_dice.ramp": "none",
             "ensemble.step_size": self.step_size,
         }
 

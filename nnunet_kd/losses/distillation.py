@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nnunet_kd.losses.hard_loss import HardLoss
 from nnunet_kd.losses.soft_labels import Comparison, SoftLabelTerm
-from nnunet_kd.losses.soft_targets import SoftTargets
+from nnunet_kd.losses.soft_targets import SoftTargets, resize
 from nnunet_kd.losses.term import TermSettings
 from nnunet_kd.losses.voxel_weights import voxel_weights
 from nnunet_kd.utilities.schema import value
@@ -32,17 +32,29 @@ class DistillationSettings(TermSettings[SoftLabelTerm]):
     )
 
 
-def common_scale(config: DistillationSettings, hard: HardLoss, progress: float, unlabeled: bool = False) -> float:
+def known_share(reference: Tensor | None) -> Tensor | float:
+    """Fraction of the voxels that have a reference.
+
+    Args:
+        reference: the voxels that have one, bool, (B, 1, *spatial); None: all of them.
+    """
+    return 1.0 if reference is None else reference.float().mean()
+
+
+def common_scale(
+    config: DistillationSettings, hard: HardLoss, progress: float, reference: Tensor | None = None
+) -> Tensor | float:
     r"""Factor of hard-label loss and soft-label terms that keeps the sum of all weights that of the hard loss alone.
 
     .. math:: s = \frac{h}{w h + \sum_i w_i(t)}
 
-    with the weights h of the parts of the hard-label loss, its own weight w and those of the terms at progress t, in a
-    batch with or without unlabeled cases. So a student differs from its undistilled twin in what it aims at, not in the
-    size of its steps (optimizers such as SGD follow the size; Adam divides it out). 1 where ``config.normalized`` is
-    off, or no weight is left.
+    with the weights h of the parts of the hard-label loss, its own weight w and those of the terms at progress t in
+    this batch. So a student differs from its undistilled twin in what it aims at, not in the size of its steps
+    (optimizers such as SGD follow the size; Adam divides it out). 1 where ``config.normalized`` is off, or no weight is
+    left.
     """
-    soft = sum(term.weights_at(progress, unlabeled)[0] for term in config.active().values())
+    known = known_share(reference)
+    soft = sum(term.weight_of(progress, known) for term in config.active().values())
     total = hard.weight * hard.parts + soft
     return hard.parts / total if config.normalized and hard.parts * total > 0 else 1.0
 
@@ -86,6 +98,7 @@ class DistillationLoss(nn.Module):
         progress: float,
         unlabeled: int = 0,
         voxel_weight: str = "none",
+        reference: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Value of each active term, weighted and ramped.
 
@@ -95,6 +108,8 @@ class DistillationLoss(nn.Module):
             progress: fraction of the training that has passed, in [0, 1].
             unlabeled: number of unlabeled cases, the last ones of the batch.
             voxel_weight: how the unlabeled cases' voxels are weighted, see :func:`voxel_weights`.
+            reference: the voxels that have one, bool, (B, 1, *spatial), which leave terms that fade; None: all of
+                them.
 
         Raises:
             ValueError: when the number of outputs is not that of the weights.
@@ -106,30 +121,41 @@ class DistillationLoss(nn.Module):
             raise ValueError(f"{len(outputs)} outputs, but {len(self.output_weights)} deep-supervision weights")
         if not self.terms:
             return {}
-        weights = {name: term.weights_at(progress, unlabeled > 0) for name, term in self.terms.items()}
+        share = known_share(reference)
         sums: dict[str, Tensor] = {}
-        here = targets
+        here, known = targets, None if reference is None else reference.to(targets.probabilities.dtype)
+        whole = known
         for logits, output_weight in zip(outputs, self.output_weights, strict=True):
             if output_weight == 0:
                 continue
             # a mean of the output before, already smaller; the nearest voxel is one of the whole patch
-            source = here if self.config.downsampling == "mean" else targets
+            source, mask = (here, known) if self.config.downsampling == "mean" else (targets, whole)
             here = source.resized(logits.shape[2:], self.config.downsampling)
-            comparisons: dict[float, Comparison] = {}  # shared by the terms in which labeled cases count alike
+            known = None if mask is None else resize(mask, logits.shape[2:], self.config.downsampling)
+            comparisons: dict[float, Comparison] = {}  # shared by the terms in which known voxels count alike
             for name, loss in self.losses.items():
-                labeled = weights[name][1]
-                if labeled not in comparisons:
-                    voxels = self._voxel_weights(here.probabilities, unlabeled, voxel_weight, labeled)
-                    comparisons[labeled] = Comparison(
+                known_counts = self.terms[name].share_at(progress)
+                if known_counts not in comparisons:
+                    voxels = self._voxel_weights(here.probabilities, unlabeled, voxel_weight, known, known_counts)
+                    comparisons[known_counts] = Comparison(
                         logits, here.probabilities, here.valid, self.sigmoid, voxels, log_tempered=here.log_tempered
                     )
-                part = output_weight * loss.compare(comparisons[labeled])
+                part = output_weight * loss.compare(comparisons[known_counts])
                 sums[name] = sums[name] + part if name in sums else part
-        return {name: total * weights[name][0] for name, total in sums.items()}
+        return {name: total * self.terms[name].weight_of(progress, share) for name, total in sums.items()}
 
-    def _voxel_weights(self, soft_labels: Tensor, unlabeled: int, kind: str, labeled: float) -> Tensor | None:
-        """(B, 1, *spatial): ``labeled``, and for the unlabeled cases how sure the teachers are; None: 1 everywhere."""
-        if not unlabeled or (kind == "none" and labeled == 1):
-            return None
-        first = torch.full_like(soft_labels[:-unlabeled, :1], labeled)
-        return torch.cat((first, voxel_weights(soft_labels[-unlabeled:], kind, self.sigmoid)))
+    def _voxel_weights(
+        self, soft_labels: Tensor, unlabeled: int, kind: str, known: Tensor | None, counts: float
+    ) -> Tensor | None:
+        """(B, 1, *spatial): ``counts`` where there is a reference, and how sure the teachers are of unlabeled cases.
+
+        None: 1 everywhere.
+        """
+        weights = None
+        if unlabeled and kind != "none":
+            labeled = torch.ones_like(soft_labels[:-unlabeled, :1])
+            weights = torch.cat((labeled, voxel_weights(soft_labels[-unlabeled:], kind, self.sigmoid)))
+        if known is not None and counts < 1:
+            kept = 1 - (1 - counts) * known
+            weights = kept if weights is None else kept * weights
+        return weights

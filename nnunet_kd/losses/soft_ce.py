@@ -6,8 +6,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nnunet_kd.losses.soft_labels import SOFT_LABEL_TERMS, Comparison, SoftLabelLoss, SoftLabelTerm
-from nnunet_kd.losses.term import WEIGHT
-from nnunet_kd.utilities.schema import number
+from nnunet_kd.losses.term import RAMP, WEIGHT, Ramp
+from nnunet_kd.utilities.schema import number, value
 
 
 def soft_cross_entropy(
@@ -64,9 +64,10 @@ class SoftCrossEntropy(SoftLabelLoss):
 @SOFT_LABEL_TERMS.register("soft_ce", "cross-entropy with soft targets, nats per voxel")
 @dataclass(frozen=True)
 class SoftCETerm(SoftLabelTerm):
-    """Cross-entropy with soft targets; on by default (docs/results/hippocampus.md)."""
+    """Cross-entropy with soft targets; on by default, and fading (docs/results/acdc.md)."""
 
     weight: float = number(1.0, WEIGHT, minimum=0)
+    ramp: Ramp = value("fade", RAMP)
 
     def build(self, sigmoid: bool, ddp: bool) -> SoftCrossEntropy:
         """See :class:`SoftLabelTerm`."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nnunet_kd.losses.soft_labels import SOFT_LABEL_TERMS, Comparison, SoftLabelLoss, SoftLabelTerm
-from nnunet_kd.losses.term import WEIGHT
+from nnunet_kd.losses.term import RAMP, WEIGHT, Ramp
 from nnunet_kd.utilities.ranks import sum_over_ranks
 from nnunet_kd.utilities.schema import number, value
 
@@ -82,9 +82,10 @@ class SoftDiceLoss(SoftLabelLoss):
 @SOFT_LABEL_TERMS.register("soft_dice", "1 - Dice against the soft labels")
 @dataclass(frozen=True)
 class SoftDiceTerm(SoftLabelTerm):
-    """Soft Dice loss against the soft labels; on by default (docs/results/hippocampus.md)."""
+    """Soft Dice loss against the soft labels; on by default, and fading (docs/results/acdc.md)."""
 
     weight: float = number(1.0, WEIGHT, minimum=0)
+    ramp: Ramp = value("fade", RAMP)
     batch_dice: bool = value(True, "sums over the batch as well as over space before the ratio is taken")
 
     def build(self, sigmoid: bool, ddp: bool) -> SoftDiceLoss:

@@ -110,19 +110,26 @@ class SoftLabelLoss(nn.Module):
 class SoftLabelTerm(Term):
     """Settings of a term between the student's output and soft labels."""
 
-    def weights_at(self, progress: float, unlabeled: bool) -> tuple[float, float]:
-        """Weight of the term, and what the voxels of a labeled case count in it, beside 1 of an unlabeled one.
+    def share_at(self, progress: float) -> float:
+        """What a voxel with a reference counts in the term, beside 1 of a voxel without one.
 
-        Soft labels that fade make room for the reference. Unlabeled cases have none, and keep their soft labels: where
-        a batch has both, the term keeps its weight, and the labeled cases leave it.
+        Soft labels that fade make room for the reference, so voxels that have none keep them.
 
         Args:
             progress: fraction of the training that has passed, in [0, 1].
-            unlabeled: whether there are unlabeled cases in the batch.
         """
-        if unlabeled and self.ramp == "fade":
-            return self.weight, ramp(self.ramp, progress, self.ramp_length)
-        return self.weight_at(progress), 1.0
+        return ramp(self.ramp, progress, self.ramp_length) if self.ramp == "fade" else 1.0
+
+    def weight_of(self, progress: float, known: Tensor | float) -> Tensor | float:
+        """The ramped weight in a batch; of one that fades the mean over voxels with and without a reference.
+
+        Args:
+            progress: fraction of the training that has passed, in [0, 1].
+            known: fraction of the voxels that have a reference, in [0, 1].
+        """
+        if self.ramp == "fade":
+            return self.weight * (1 - known * (1 - self.share_at(progress)))
+        return self.weight_at(progress)
 
     def build(self, sigmoid: bool, ddp: bool) -> SoftLabelLoss:
         """The loss with these settings.

@@ -39,7 +39,7 @@ class SoftTargets:
         """
         if tuple(self._sums.shape[2:]) == tuple(shape):
             return self
-        sums, share = (_resize(x, shape, how) for x in (self._sums, self._share))
+        sums, share = (resize(x, shape, how) for x in (self._sums, self._share))
         tempered = None if self.log_tempered is None else partial(self._resized_logarithms, share, shape, how)
         lower = SoftTargets(sums / share.clamp_min(_TINY), share >= 0.5, tempered)
         lower._sums, lower._share = sums, share
@@ -50,7 +50,7 @@ class SoftTargets:
         probabilities = self.log_tempered(temperature).exp()
         regions = probabilities.ndim == share.ndim + 1  # (B, R, *spatial, 2)
         parts = probabilities.unbind(-1) if regions else (probabilities,)
-        means = [_resize(p * self._share, shape, how) / share.clamp_min(_TINY) for p in parts]
+        means = [resize(p * self._share, shape, how) / share.clamp_min(_TINY) for p in parts]
         logarithms = [m.clamp_min(torch.finfo(m.dtype).tiny).log() for m in means]
         return torch.stack(logarithms, -1) if regions else logarithms[0]
 
@@ -74,8 +74,10 @@ def log_mixture(logits: Sequence[Tensor], weights: Tensor, temperature: float, s
     return torch.stack(parts).logsumexp(0) if len(parts) > 1 else parts[0]
 
 
-def _resize(x: Tensor, shape: Sequence[int], how: str) -> Tensor:
-    """(B, C, *spatial) -> (B, C, *shape)."""
+def resize(x: Tensor, shape: Sequence[int], how: str) -> Tensor:
+    """(B, C, *spatial) -> (B, C, *shape), by ``mean`` or ``nearest`` as :meth:`SoftTargets.resized` has them."""
+    if tuple(x.shape[2:]) == tuple(shape):
+        return x
     if how == "nearest":
         return F.interpolate(x, tuple(shape), mode="nearest-exact")
     two = len(shape) == 2

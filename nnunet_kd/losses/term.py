@@ -12,7 +12,10 @@ from nnunet_kd.losses.ramps import ramp
 from nnunet_kd.utilities.schema import block, number, value
 
 Ramp = Literal["none", "linear", "gaussian", "fade"]
-RAMP = "weight over the training: constant, rising linearly or as exp(-5 (1 - t)^2), or falling linearly to 0"
+RAMP = (
+    "weight over the training: constant, rising linearly or as exp(-5 (1 - t)^2), or falling linearly to 0 (of soft "
+    "labels: where a voxel has a reference)"
+)
 RAMP_LENGTH = "fraction of the training over which the weight rises or falls"
 WEIGHT = "weight in the training loss; 0 switches the term off"
 

@@ -192,7 +192,7 @@ def test_each_term_follows_its_own_ramp():
     config = Distillation(
         kl=KLTerm(1.0, "linear", 0.5),
         mse=MSETerm(1.0, "gaussian"),
-        soft_ce=SoftCETerm(1.0),
+        soft_ce=SoftCETerm(1.0, "none"),
         soft_dice=SoftDiceTerm(weight=0.0),
     )
     loss = LossOfChannels(config, False, [1.0])
@@ -266,7 +266,7 @@ def test_the_nearest_voxel_is_the_one_that_nnunet_takes_of_the_reference(spatial
 
 def test_lower_outputs_follow_the_nearest_voxel_of_the_whole_patch():
     soft = torch.rand(1, 1, 8, 8)
-    config = Distillation(downsampling="nearest", normalized=False)
+    config = Distillation(soft_dice=SoftDiceTerm(1.0, "none"), downsampling="nearest", normalized=False)
     outputs = [torch.zeros(1, 1, 8 // f, 8 // f) for f in (1, 2, 4)]
     loss = LossOfChannels(config, True, [0.0, 0.0, 1.0])
     value = loss(outputs, torch.cat((soft, torch.ones_like(soft)), 1), 0.5)["soft_dice"]
@@ -298,7 +298,10 @@ def test_all_weights_together_are_those_of_the_hard_loss_alone(weights, hard, pr
     assert common_scale(replace(config, normalized=False), loss, progress) == 1
 
 
-def test_a_term_that_fades_keeps_its_weight_in_a_batch_with_unlabeled_cases():
+@pytest.mark.parametrize(("known", "expected"), [(0.5, 2 / (2 + 2 * 0.625)), (1.0, 2 / 2.5), (0.0, 0.5)])
+def test_the_weight_of_a_term_that_fades_is_the_mean_over_the_voxels(known, expected):
     config = Distillation(soft_ce=SoftCETerm(ramp="fade"), soft_dice=SoftDiceTerm(ramp="fade"))
-    assert common_scale(config, HardLoss(), 0.75) == pytest.approx(2 / 2.5)
-    assert common_scale(config, HardLoss(), 0.75, unlabeled=True) == pytest.approx(0.5)
+    reference = (torch.arange(8) < 8 * known).view(2, 1, 2, 2)
+    assert float(common_scale(config, HardLoss(), 0.75, reference)) == pytest.approx(expected)
+    if known == 1:
+        assert common_scale(config, HardLoss(), 0.75) == pytest.approx(expected)

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from tests.unit.small_trainings import (
+    EPOCHS,
     NO_FEATURES,
     TEACHER,
     make_teacher,
@@ -26,8 +27,8 @@ OUTPUT_WEIGHTS = (2 / 3, 1 / 3)  # nnU-Net's 1, 1/2 and 0 of the lowest, normali
 TERMS = {
     "kl": {"weight": 0.5, "temperature": 3.0},
     "mse": {"weight": 2.0},
-    "soft_ce": {"weight": 0.25},
-    "soft_dice": {"weight": 4.0, "batch_dice": False},
+    "soft_ce": {"weight": 0.25, "ramp": "none"},
+    "soft_dice": {"weight": 4.0, "ramp": "none", "batch_dice": False},
 }
 DROPOUT = {"dropout_op": "torch.nn.modules.dropout.Dropout3d", "dropout_op_kwargs": {"p": 0.5, "inplace": False}}
 BATCH_NORM = {"norm_op": "torch.nn.modules.batchnorm.BatchNorm3d"}
@@ -126,6 +127,35 @@ def test_stored_soft_labels_enter_by_their_formulas_and_unlabeled_cases_not_the_
     assert_terms(found, expected_terms(outputs, t, inside, weigh, direction))
     hard = trainer.loss([o[:2] for o in outputs], [x[:2] for x in batch["target"]])
     assert found["kd_hard"] == pytest.approx(float(hard), rel=1e-4)
+
+
+@pytest.mark.parametrize("without", ["nothing", "unlabeled cases", "ignored voxels", "any hard-label loss"])
+def test_soft_labels_that_fade_stay_where_there_is_no_reference(toy, without):
+    batch, (t, inside) = random_batch(4), soft_labels(4)
+    known, kd = torch.ones(4, 16, 16, 16, dtype=torch.bool), {"unlabeled": {"fraction": 0.0}}
+    if without == "unlabeled cases":
+        kd["unlabeled"] = {"fraction": 0.5}
+        known[2:] = False
+    elif without == "ignored voxels":
+        known[0], known[1, :, :, :8] = False, False
+        for target, s in zip(batch["target"], (1, 2, 4), strict=True):
+            target[~known[:, None, ::s, ::s, ::s]] = 3
+    elif without == "any hard-label loss":
+        kd["hard_loss"] = {"weight": 0.0}
+        known[:] = False
+    fading = {"distillation": merged(TERMS, {key: {"ramp": "fade"} for key in ("soft_ce", "soft_dice")})}
+    trainer = start(toy, "ensemble", kd, fading, batch_size=4)
+    if without == "ignored voxels":
+        trainer.label_manager._ignore_label = 3
+        trainer.loss = trainer._build_loss()
+    outputs = outputs_of(trainer, batch)
+    found = step(trainer, with_channels(batch, (t, inside)), epoch=3)
+    weights = torch.where(known, 1 - 3 / EPOCHS, 1.0).double()
+    weighed = expected_terms(outputs, t, inside, lambda t: weights if t.shape[-1] == 16 else F.avg_pool3d(weights, 2))
+    left = float(weights.mean())
+    assert_terms(found, {name: left * weighed[name] for name in ("soft_ce", "soft_dice")})
+    constant = expected_terms(outputs, t, inside)
+    assert_terms(found, {name: constant[name] for name in ("kl", "mse")})
 
 
 def test_what_is_outside_the_image_has_no_effect(toy):

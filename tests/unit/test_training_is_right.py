@@ -172,7 +172,8 @@ def test_the_hard_loss_has_its_weight_and_the_loss_is_the_sum_of_its_terms(toy, 
 
 @pytest.mark.parametrize("training", [t for t in STUDENTS if t != "cross teaching"])
 def test_normalized_weights_sum_to_those_of_the_twin(toy, training):
-    kd = {"hard_loss": {"weight": 0.5}, "distillation": {"kl": {"weight": 3.0}, "soft_ce": {"ramp": "linear"}}}
+    terms = {"kl": {"weight": 3.0}, "soft_ce": {"ramp": "linear"}, "soft_dice": {"ramp": "none"}}
+    kd = {"hard_loss": {"weight": 0.5}, "distillation": terms}
     as_it_is = start(toy, training, kd)
     scaled = start(toy, training, merged(kd, {"distillation": {"normalized": True}}))
     batch = next(as_it_is.dataloader_train)

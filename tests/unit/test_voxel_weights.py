@@ -56,7 +56,7 @@ def loss_and_batch(**ramp):
 
 
 def test_only_the_unlabeled_cases_are_weighted():
-    loss, logits, targets, soft = loss_and_batch()
+    loss, logits, targets, soft = loss_and_batch(ramp="none")
     values = loss(logits, targets, 1.0, unlabeled=1, voxel_weight="confidence")
     weights = np.ones((3, 1, 6, 6))
     weights[2:] = voxel_weights(soft[2:], "confidence").numpy()
@@ -75,41 +75,76 @@ def test_only_the_unlabeled_cases_are_weighted():
 
 
 def test_no_weights_or_no_unlabeled_cases_change_nothing():
-    loss, logits, targets, _ = loss_and_batch()
+    loss, logits, targets, _ = loss_and_batch(ramp="none")
     plain = loss(logits, targets, 1.0)
     for values in (loss(logits, targets, 1.0, 2, "none"), loss(logits, targets, 1.0, 0, "entropy")):
         assert all(torch.equal(values[k], plain[k]) for k in plain)
 
 
-def test_where_soft_labels_fade_unlabeled_cases_keep_theirs_and_the_term_its_weight():
+def known_voxels(cases):
+    """Where three cases have a reference: the first everywhere; in the second some voxels are ignored."""
+    known = torch.ones(3, 1, 6, 6, dtype=torch.bool)
+    known[1, :, :2] = False
+    known[cases:] = False
+    return known
+
+
+@pytest.mark.parametrize("cases", [2, 3])
+def test_voxels_without_a_reference_keep_soft_labels_that_fade(cases):
     loss, logits, targets, soft = loss_and_batch(ramp="fade", ramp_length=0.5)
-    constant = loss_and_batch()[0]
+    constant, known = loss_and_batch(ramp="none")[0], known_voxels(cases)
     p, t = logits.softmax(1).numpy(), soft.numpy()
     for progress, share in ((0.0, 1.0), (0.2, 0.6), (0.5, 0.0), (0.9, 0.0)):
-        values = loss(logits, targets, progress, unlabeled=1)
-        weights = np.full((3, 1, 6, 6), share)
-        weights[2:] = 1
-        entropy = -(weights * (t * np.log(p)).sum(1, keepdims=True)).sum() / weights.sum()
-        assert values["soft_ce"].item() == pytest.approx(entropy, rel=1e-5)
+        values = loss(logits, targets, progress, unlabeled=3 - cases, reference=known)
+        weights = np.where(known.numpy(), share, 1.0)
+        entropy = -(weights * (t * np.log(p)).sum(1, keepdims=True)).sum() / weights.size
+        assert values["soft_ce"].item() == pytest.approx(entropy, rel=1e-5), "a voxel without one counts as ever"
         axes = (0, 2, 3)
         overlap, total = (weights * p * t).sum(axes)[1:], (weights * (p**2 + t**2)).sum(axes)[1:]
-        assert values["soft_dice"].item() == pytest.approx(2 * (1 - (2 * overlap / total).mean()), rel=1e-5)
+        dice = 2 * weights.mean() * (1 - (2 * overlap / total).mean())
+        assert values["soft_dice"].item() == pytest.approx(dice, rel=1e-4)
         same = constant(logits, targets, progress)
         for name in ("kl", "mse"):  # these do not fade
             assert torch.equal(values[name], same[name]), name
 
 
-def test_without_unlabeled_cases_the_term_itself_fades():
+@pytest.mark.parametrize("known", [None, torch.ones(3, 1, 6, 6, dtype=torch.bool)])
+def test_where_all_voxels_have_a_reference_the_term_itself_fades(known):
     loss, logits, targets, _ = loss_and_batch(ramp="fade")
-    plain = loss_and_batch()[0](logits, targets, 0.25)
-    values = loss(logits, targets, 0.25)
-    assert values["soft_dice"].item() == pytest.approx(0.75 * plain["soft_dice"].item())
-    assert values["soft_ce"].item() == pytest.approx(0.75 * plain["soft_ce"].item())
+    plain = loss_and_batch(ramp="none")[0](logits, targets, 0.25)
+    values = loss(logits, targets, 0.25, reference=known)
+    assert values["soft_dice"].item() == pytest.approx(0.75 * plain["soft_dice"].item(), rel=1e-4)
+    assert values["soft_ce"].item() == pytest.approx(0.75 * plain["soft_ce"].item(), rel=1e-5)
+
+
+def test_without_any_reference_nothing_fades():
+    loss, logits, targets, _ = loss_and_batch(ramp="fade")
+    plain = loss_and_batch(ramp="none")[0](logits, targets, 1.0)
+    values = loss(logits, targets, 1.0, reference=torch.zeros(3, 1, 6, 6, dtype=torch.bool))
+    assert {k: v.item() for k, v in values.items()} == {k: v.item() for k, v in plain.items()}
+
+
+@pytest.mark.parametrize("how", ["mean", "nearest"])
+def test_lower_outputs_count_the_voxels_that_they_cover(how):
+    torch.manual_seed(0)
+    soft, known = torch.rand(1, 2, 4, 4).softmax(1), torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    known[..., 1:, 1:] = True  # of the four blocks 1/4, 1/2, 1/2 and 1; their lower right voxels are all known
+    config = Distillation(soft_ce=SoftCETerm(ramp="fade"), soft_dice=SoftDiceTerm(weight=0), downsampling=how)
+    loss = DistillationLoss(config, False, (0.0, 1.0))
+    outputs = [torch.zeros(1, 2, 4, 4), torch.randn(1, 2, 2, 2)]
+    value = loss(outputs, SoftTargets(soft), 1.0, reference=known)["soft_ce"]
+    shares = torch.tensor([[0.25, 0.5], [0.5, 1.0]]) if how == "mean" else torch.ones(2, 2)
+    blocks = torch.nn.functional.avg_pool2d(soft, 2) if how == "mean" else soft[..., 1::2, 1::2]
+    per_voxel = -(blocks * outputs[1].log_softmax(1)).sum(1)
+    left = (1 - shares) * per_voxel
+    expected = (1 - known.float().mean()) * left.sum() / (1 - shares).sum().clamp_min(1)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_teachers_sureness_and_fading_count_together():
     loss, logits, targets, soft = loss_and_batch(ramp="fade")
-    value = loss(logits, targets, 0.75, unlabeled=2, voxel_weight="entropy")["soft_ce"].item()
+    known = known_voxels(1)
+    value = loss(logits, targets, 0.75, unlabeled=2, voxel_weight="entropy", reference=known)["soft_ce"].item()
     weights = np.concatenate((np.full((1, 1, 6, 6), 0.25), voxel_weights(soft[1:], "entropy").numpy()))
     per_voxel = -(soft * logits.log_softmax(1)).sum(1, keepdim=True).numpy()
-    assert value == pytest.approx((weights * per_voxel).sum() / weights.sum(), rel=1e-5)
+    assert value == pytest.approx(0.75 * (weights * per_voxel).sum() / weights.sum(), rel=1e-5)
