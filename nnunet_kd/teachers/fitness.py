@@ -82,8 +82,12 @@ def check_labels(student: StudentSpace, dataset_json: Mapping[str, Any], where: 
 
 
 def _labels(dataset_json: Mapping[str, Any]) -> tuple[Any, Any]:
-    """What a network's outputs mean: labels are ordered by their values, regions as they are listed."""
-    labels, order = dataset_json["labels"], dataset_json.get("regions_class_order")
+    """What a network's outputs mean: labels are ordered by their values, regions as they are listed.
+
+    The ignore label is no output: teachers may have been trained without one, or with one that the student lacks.
+    """
+    labels = {name: value for name, value in dataset_json["labels"].items() if name != "ignore"}
+    order = dataset_json.get("regions_class_order")
     return (labels if order is None else list(labels.items())), order
 
 

@@ -202,6 +202,9 @@ def test_probability_maps_are_of_the_labels_that_the_file_beside_them_names(tmp_
     space, maps = bare(tmp_path, "SimpleITKIO"), tmp_path / "maps"
     write_json(maps / "dataset.json", space.dataset_json)
     assert ensemble_of_maps(space, maps).maps == maps
+    ignoring = {**space.dataset_json["labels"], "ignore": 3}
+    write_json(maps / "dataset.json", space.dataset_json | {"labels": ignoring})
+    assert ensemble_of_maps(space, maps).maps == maps, "the ignore label is no output"
     swapped = {"background": 0, "a": 2, "b": 1}
     assert set(swapped) == set(space.dataset_json["labels"])
     write_json(maps / "dataset.json", space.dataset_json | {"labels": swapped})
