@@ -1,13 +1,13 @@
 """From what a user asks for to a distillation whose teachers are there and whose name is free."""
 
 import shlex
-from importlib.util import find_spec
 
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.config import KDConfig
 from nnunet_kd.distill.request import Request
 from nnunet_kd.distill.steps import Distillation
+from nnunet_kd.export.packages import missing_packages
 from nnunet_kd.planning import plans as planning
 from nnunet_kd.planning.kd_block import inherited_block, make_kd_block, parse_teacher
 from nnunet_kd.planning.next_steps import has_networks_that_teach, missing_peers
@@ -79,7 +79,7 @@ def default_name(request: Request, kd: KDConfig) -> str:
 
 def can_make_bundles() -> bool:
     """Whether the packages of the extra ``export`` are there."""
-    return all(find_spec(name) is not None for name in ("openvino", "onnxruntime"))
+    return not missing_packages()
 
 
 def claim(distillation: Distillation) -> None:

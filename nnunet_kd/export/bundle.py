@@ -17,6 +17,7 @@ import numpy as np
 
 import nnunet_kd
 from nnunet_kd.export.network import ONNX, OPENVINO, load_folds, quantise, write_networks
+from nnunet_kd.export.packages import missing_packages
 from nnunet_kd.export.runtime.description import Description
 from nnunet_kd.export.runtime.folder import find_cases
 from nnunet_kd.export.runtime.images import open_reader
@@ -49,7 +50,7 @@ def check_packages() -> None:
     """Raises:
     UserError: when the packages of the extra ``export`` are missing.
     """
-    if missing := [name for name in ("openvino", "onnxruntime") if importlib.util.find_spec(name) is None]:
+    if missing := missing_packages():
         raise UserError(f"export needs {' and '.join(missing)}; install them with: pip install 'nnunet-kd[export]'.")
 
 

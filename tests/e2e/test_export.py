@@ -54,6 +54,15 @@ def bundle(model, images, tmp_path_factory) -> Path:
     return target
 
 
+def test_an_export_needs_no_other_packages_than_its_extra_brings(model, images, tmp_path):
+    declared = [sys.executable, "-W", "ignore", "-m", "tests.declared", "export", "nnunet_kd.cli"]
+    command = [*declared, "export", "-m", str(model), "-o", str(tmp_path / "bundle"), "--check", str(images)]
+    command += ["--min-agreement", "0.999"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "bundle" / "bundle.json").is_file()
+
+
 def test_the_check_is_part_of_the_bundle(bundle):
     check = json.loads((bundle / "bundle.json").read_text())["check"]
     assert check["images"] == 2
