@@ -134,7 +134,7 @@ class DistillationLoss(nn.Module):
             known = None if mask is None else resize(mask, logits.shape[2:], self.config.downsampling)
             comparisons: dict[float, Comparison] = {}  # shared by the terms in which known voxels count alike
             for name, loss in self.losses.items():
-                known_counts = self.terms[name].share_at(progress)
+                known_counts = 1.0 if known is None else self.terms[name].share_at(progress)
                 if known_counts not in comparisons:
                     voxels = self._voxel_weights(here.probabilities, unlabeled, voxel_weight, known, known_counts)
                     comparisons[known_counts] = Comparison(

@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from nnunet_kd.config import Distillation
-from nnunet_kd.losses import DistillationLoss, voxel_weights
+from nnunet_kd.losses import DistillationLoss, distillation, voxel_weights
 from nnunet_kd.losses.kl import KLTerm
 from nnunet_kd.losses.mse import MSETerm
 from nnunet_kd.losses.soft_ce import SoftCETerm
 from nnunet_kd.losses.soft_dice import SoftDiceTerm
+from nnunet_kd.losses.soft_labels import Comparison
 from nnunet_kd.losses.soft_targets import SoftTargets
 from nnunet_kd.softlabels.channels import unpack
 
@@ -115,6 +116,16 @@ def test_where_all_voxels_have_a_reference_the_term_itself_fades(known):
     values = loss(logits, targets, 0.25, reference=known)
     assert values["soft_dice"].item() == pytest.approx(0.75 * plain["soft_dice"].item(), rel=1e-4)
     assert values["soft_ce"].item() == pytest.approx(0.75 * plain["soft_ce"].item(), rel=1e-5)
+
+
+def test_terms_share_a_comparison_where_all_voxels_count_alike(monkeypatch):
+    made = []
+    monkeypatch.setattr(distillation, "Comparison", lambda *a, **k: made.append(a) or Comparison(*a, **k))
+    loss, logits, targets, _ = loss_and_batch(ramp="fade")
+    loss(logits, targets, 0.25)
+    assert len(made) == 1, "a softmax for all four terms"
+    loss(logits, targets, 0.25, reference=known_voxels(3))
+    assert len(made) == 3, "and two where those that fade count some voxels less"
 
 
 def test_without_any_reference_nothing_fades():
