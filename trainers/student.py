@@ -127,7 +127,12 @@ class nnUNetTrainerKDStudent(nnUNetTrainerKDBase):
         return torch.stack(list(terms.values())).sum(), logged
 
     def _known(self, reference: Reference) -> torch.Tensor | None:
-        """Voxels whose reference the hard-label loss counts, (B, 1, *spatial); None where it counts that of all."""
+        """Voxels whose reference the hard-label loss counts, (B, 1, *spatial).
+
+        None where it counts that of all, or no term asks.
+        """
+        if not self.kd.distillation.fades():
+            return None
         if not self.kd.hard_loss.weight:
             return torch.zeros_like(reference.valid)
         partial = self.unlabeled_per_batch() or self.label_manager.has_ignore_label

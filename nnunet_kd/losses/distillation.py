@@ -31,6 +31,10 @@ class DistillationSettings(TermSettings[SoftLabelTerm]):
         "student and undistilled twin then take steps of one size",
     )
 
+    def fades(self) -> bool:
+        """Whether voxels with a reference leave a term."""
+        return any(term.fades for term in self.active().values())
+
 
 def known_share(reference: Tensor | None) -> Tensor | float:
     """Fraction of the voxels that have a reference.

@@ -89,7 +89,7 @@ class Comparison:
 
     def mean(self, per_voxel: Tensor) -> Tensor:
         """Mean over the valid voxels of (B, 1, *spatial), which is already weighted; 0 without any."""
-        return per_voxel.sum() / self.valid.sum().clamp_min(1)
+        return per_voxel.sum() / self.valid.sum().clamp_min(torch.finfo(self.valid.dtype).tiny)
 
 
 class SoftLabelLoss(nn.Module):
@@ -110,6 +110,11 @@ class SoftLabelLoss(nn.Module):
 class SoftLabelTerm(Term):
     """Settings of a term between the student's output and soft labels."""
 
+    @property
+    def fades(self) -> bool:
+        """Whether voxels with a reference leave the term."""
+        return self.ramp == "fade"
+
     def share_at(self, progress: float) -> float:
         """What a voxel with a reference counts in the term, beside 1 of a voxel without one.
 
@@ -118,7 +123,7 @@ class SoftLabelTerm(Term):
         Args:
             progress: fraction of the training that has passed, in [0, 1].
         """
-        return ramp(self.ramp, progress, self.ramp_length) if self.ramp == "fade" else 1.0
+        return ramp(self.ramp, progress, self.ramp_length) if self.fades else 1.0
 
     def weight_of(self, progress: float, known: Tensor | float) -> Tensor | float:
         """The ramped weight in a batch; of one that fades the mean over voxels with and without a reference.
@@ -127,7 +132,7 @@ class SoftLabelTerm(Term):
             progress: fraction of the training that has passed, in [0, 1].
             known: fraction of the voxels that have a reference, in [0, 1].
         """
-        if self.ramp == "fade":
+        if self.fades:
             return self.weight * (1 - known * (1 - self.share_at(progress)))
         return self.weight_at(progress)
 

@@ -17,6 +17,7 @@ from nnunet_kd.losses import (
     soft_dice_loss,
 )
 from nnunet_kd.losses.kl import STORED_FLOOR
+from nnunet_kd.losses.soft_labels import Comparison
 from tests.reference import soft_label_losses as reference
 
 SHAPES = {"2d": (2, 4, 5, 6), "3d": (2, 4, 3, 4, 5)}
@@ -254,6 +255,14 @@ def test_module_equals_function(module, function, options, shape, sigmoid):
     logits, q, valid = example(shape, sigmoid)
     expected = function(logits, q, valid, **options, sigmoid=sigmoid)
     assert float(module(**options, sigmoid=sigmoid)(logits, q, valid)) == float(expected)
+
+
+@pytest.mark.parametrize("module", [KLDivergence, MSEOfProbabilities, SoftCrossEntropy])
+def test_voxels_that_all_count_little_have_the_loss_of_voxels_that_count_fully(module, shape, sigmoid):
+    logits, q, valid = example(shape, sigmoid)
+    loss, weights = module(sigmoid=sigmoid), torch.full_like(logits[:, :1], 1e-4)
+    little = loss.compare(Comparison(logits, q, valid, sigmoid, weights))
+    assert float(little) == pytest.approx(float(loss(logits, q, valid)), rel=1e-9)
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
