@@ -92,6 +92,11 @@ class Augmentation:
         "default: nnU-Net's; DA5: those of its nnUNetTrainerDA5, stronger: more rotation, turned and exchanged axes, "
         "median filter, sharpening, blank boxes, brightness gradients, local gamma",
     )
+    mirroring: bool = value(
+        True,
+        "mirrored patches among them; false: as in nnU-Net's nnUNetTrainerNoMirroring neither these nor mirroring at "
+        "prediction, so that the network need not learn what it never sees",
+    )
     mixup: Mixup = block(Mixup, "weighted means of two patches of a batch, with the same means of their soft labels")
     cutmix: CutMix = block(CutMix, "boxes of other patches of a batch, with their labels")
 
@@ -302,10 +307,10 @@ class KDConfig:
     student: Student = block(Student, "the network that is distilled")
 
     def check(self, path: str) -> None:
-        """Names become parts of paths; stored soft labels have no features.
+        """Names become parts of paths; some settings contradict each other.
 
         Raises:
-            UserError: says which key cannot be, or which contradict each other.
+            UserError: names the keys.
         """
         check_component(self.default_teacher, f"{path}.default_teacher")
         check_component(self.student.trainer, f"{path}.student.trainer")
@@ -318,6 +323,11 @@ class KDConfig:
             raise UserError(
                 f"{path}.multi_teacher.source: stored soft labels have no features; set {weights} to 0, or the source "
                 "to online."
+            )
+        if self.student.mirroring and not self.augmentation.mirroring:
+            raise UserError(
+                f"{path}.student.mirroring: a network that has seen no mirrored patches must not be mirrored at "
+                f"prediction; set {path}.augmentation.mirroring to true or {path}.student.mirroring to false."
             )
 
     @classmethod

@@ -221,17 +221,17 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
 
     def mirrors_at_prediction(self) -> bool:
         """Whether ``nnUNetv2_predict`` mirrors: as nnU-Net does, but an undistilled twin as its student does."""
-        return self.kd.student.mirroring if self.is_student else True
+        return self.kd.augmentation.mirroring and (self.kd.student.mirroring or not self.is_student)
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
-        """Augments with mirroring in any case; prediction mirrors where :meth:`mirrors_at_prediction` says so."""
+        """Augments with mirroring unless ``kd.augmentation`` forbids it, whether or not prediction mirrors."""
         if self.kd.augmentation.transforms == "DA5":
             result = nnUNetTrainerDA5.configure_rotation_dummyDA_mirroring_and_inital_patch_size(self)
         else:
             result = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         if not self.mirrors_at_prediction():
             self.inference_allowed_mirroring_axes = None
-        return result
+        return result if self.kd.augmentation.mirroring else (*result[:3], None)
 
     def get_training_transforms(self, *args, **kwargs):
         """nnU-Net's, or those of its nnUNetTrainerDA5, as ``kd.augmentation`` says."""

@@ -67,6 +67,10 @@ def test_round_trip_through_json():
             '{"augmentation": {"mixup": {"probability": 0.7}, "cutmix": {"probability": 0.4}}}',
             ["kd.augmentation.mixup.probability", "sum to 1.1", "at most 1"],
         ),
+        (
+            '{"augmentation": {"mirroring": false}, "student": {"mirroring": true}}',
+            ["kd.student.mirroring", "no mirrored patches"],
+        ),
         ('{"hard_loss": {"name": "lovasz"}}', ["kd.hard_loss.name", "dice_lovasz"]),
         ('{"multi_teacher": {"weights": "best"}}', ["kd.multi_teacher.weights", "inverse"]),
         ('{"multi_teacher": {"weights": "fixed"}}', ["kd.multi_teacher.fixed_weights", "[]"]),

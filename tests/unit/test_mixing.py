@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
 
 from nnunet_kd.config import Augmentation, CutMix, Mixup
@@ -169,3 +170,16 @@ def test_da5_is_nnunets_own_augmentation(toy):
     transforms = trainer.dataloader_train.data_loader.transforms.transforms
     assert "Rot90Transform" in repr(transforms)
     assert trainer.inference_allowed_mirroring_axes == (0, 1, 2)
+
+
+@pytest.mark.parametrize("mirroring", [True, False])
+@pytest.mark.parametrize("transforms", ["default", "DA5"])
+def test_a_network_that_sees_no_mirrored_patch_is_not_mirrored_at_prediction(toy, transforms, mirroring):
+    block = {"augmentation": {"transforms": transforms, "mirroring": mirroring}}
+    toy.write_plans(block, "Mirrors")
+    trainer = trainer_of("Mirrors", "nnUNetTrainerKDTeacher")
+    trainer.initialize()
+    trainer.on_train_start()
+    used = trainer.dataloader_train.data_loader.transforms.transforms
+    assert any(isinstance(t, MirrorTransform) for t in used) == mirroring
+    assert trainer.inference_allowed_mirroring_axes == ((0, 1, 2) if mirroring else None)
