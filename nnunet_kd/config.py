@@ -97,6 +97,13 @@ class Augmentation:
         "mirrored patches among them; false: as in nnU-Net's nnUNetTrainerNoMirroring neither these nor mirroring at "
         "prediction, so that the network need not learn what it never sees",
     )
+    rotation: float = number(
+        180.0,
+        "largest angle of turned patches in degrees, where nnU-Net's is larger: it has 180 for 2D patches that are "
+        "nearly square, also in anisotropic 3D patches, and 30 in other 3D ones",
+        minimum=0,
+        maximum=180,
+    )
     mixup: Mixup = block(Mixup, "weighted means of two patches of a batch, with the same means of their soft labels")
     cutmix: CutMix = block(CutMix, "boxes of other patches of a batch, with their labels")
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
+from math import radians
 from pathlib import Path
 from typing import Any
 
@@ -224,14 +225,17 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
         return self.kd.augmentation.mirroring and (self.kd.student.mirroring or not self.is_student)
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
-        """Augments with mirroring unless ``kd.augmentation`` forbids it, whether or not prediction mirrors."""
+        """Mirrors and turns patches as far as ``kd.augmentation`` lets it, whether or not prediction mirrors."""
         if self.kd.augmentation.transforms == "DA5":
-            result = nnUNetTrainerDA5.configure_rotation_dummyDA_mirroring_and_inital_patch_size(self)
+            theirs = nnUNetTrainerDA5.configure_rotation_dummyDA_mirroring_and_inital_patch_size(self)
         else:
-            result = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+            theirs = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        (least, most), dummy_2d, initial_patch_size, mirror_axes = theirs
+        limit = radians(self.kd.augmentation.rotation)
+        rotation = max(least, -limit), min(most, limit)
         if not self.mirrors_at_prediction():
             self.inference_allowed_mirroring_axes = None
-        return result if self.kd.augmentation.mirroring else (*result[:3], None)
+        return rotation, dummy_2d, initial_patch_size, mirror_axes if self.kd.augmentation.mirroring else None
 
     def get_training_transforms(self, *args, **kwargs):
         """nnU-Net's, or those of its nnUNetTrainerDA5, as ``kd.augmentation`` says."""

@@ -67,6 +67,7 @@ def test_round_trip_through_json():
             '{"augmentation": {"mixup": {"probability": 0.7}, "cutmix": {"probability": 0.4}}}',
             ["kd.augmentation.mixup.probability", "sum to 1.1", "at most 1"],
         ),
+        ('{"augmentation": {"rotation": 200}}', ["kd.augmentation.rotation", "<= 180"]),
         (
             '{"augmentation": {"mirroring": false}, "student": {"mirroring": true}}',
             ["kd.student.mirroring", "no mirrored patches"],

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
 
 from nnunet_kd.config import Augmentation, CutMix, Mixup
@@ -183,3 +184,15 @@ def test_a_network_that_sees_no_mirrored_patch_is_not_mirrored_at_prediction(toy
     used = trainer.dataloader_train.data_loader.transforms.transforms
     assert any(isinstance(t, MirrorTransform) for t in used) == mirroring
     assert trainer.inference_allowed_mirroring_axes == ((0, 1, 2) if mirroring else None)
+
+
+@pytest.mark.parametrize("transforms", ["default", "DA5"])
+@pytest.mark.parametrize(("largest", "expected"), [(180, 30), (12, 12), (0, 0)])
+def test_patches_are_turned_as_far_as_the_setting_and_nnunet_allow(toy, transforms, largest, expected):
+    toy.write_plans({"augmentation": {"transforms": transforms, "rotation": largest}}, "Turns")
+    trainer = trainer_of("Turns", "nnUNetTrainerKDTeacher")
+    trainer.initialize()
+    trainer.on_train_start()
+    used = trainer.dataloader_train.data_loader.transforms.transforms
+    spatial = next(t for t in used if isinstance(t, SpatialTransform))
+    assert np.rad2deg(spatial.rotation) == pytest.approx((-expected, expected))
