@@ -65,6 +65,7 @@ class Training:
             "optimizer.initial_lr": 0.001,
             "optimizer.lr_schedule": "poly",
             "student.start": "random",
+            "augmentation.mirroring": True,
             "distillation.soft_ce.ramp": "none",
             "distillation.soft_dice.ramp": "none",
             "ensemble.step_size": self.step_size,
