@@ -92,10 +92,11 @@ class Augmentation:
         "default: nnU-Net's; DA5: those of its nnUNetTrainerDA5, stronger: more rotation, turned and exchanged axes, "
         "median filter, sharpening, blank boxes, brightness gradients, local gamma",
     )
-    mirroring: bool = value(
-        True,
-        "mirrored patches among them; false: as in nnU-Net's nnUNetTrainerNoMirroring neither these nor mirroring at "
-        "prediction, so that the network need not learn what it never sees",
+    mirroring: bool | None = value(
+        None,
+        "mirrored patches among them; null: where the network is mirrored at prediction, as teachers are and students "
+        "are not unless student.mirroring says so; false: neither these nor mirroring at prediction, as in nnU-Net's "
+        "nnUNetTrainerNoMirroring",
     )
     rotation: float = number(
         180.0,
@@ -331,7 +332,7 @@ class KDConfig:
                 f"{path}.multi_teacher.source: stored soft labels have no features; set {weights} to 0, or the source "
                 "to online."
             )
-        if self.student.mirroring and not self.augmentation.mirroring:
+        if self.student.mirroring and self.augmentation.mirroring is False:
             raise UserError(
                 f"{path}.student.mirroring: a network that has seen no mirrored patches must not be mirrored at "
                 f"prediction; set {path}.augmentation.mirroring to true or {path}.student.mirroring to false."

@@ -222,7 +222,12 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
 
     def mirrors_at_prediction(self) -> bool:
         """Whether ``nnUNetv2_predict`` mirrors: as nnU-Net does, but an undistilled twin as its student does."""
-        return self.kd.augmentation.mirroring and (self.kd.student.mirroring or not self.is_student)
+        return self.kd.augmentation.mirroring is not False and (self.kd.student.mirroring or not self.is_student)
+
+    def mirrors_patches(self) -> bool:
+        """Whether there are mirrored patches: a network that is not mirrored at prediction never sees such images."""
+        chosen = self.kd.augmentation.mirroring
+        return self.mirrors_at_prediction() if chosen is None else chosen
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
         """Mirrors and turns patches as far as ``kd.augmentation`` lets it, whether or not prediction mirrors."""
@@ -235,7 +240,7 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
         rotation = max(least, -limit), min(most, limit)
         if not self.mirrors_at_prediction():
             self.inference_allowed_mirroring_axes = None
-        return rotation, dummy_2d, initial_patch_size, mirror_axes if self.kd.augmentation.mirroring else None
+        return rotation, dummy_2d, initial_patch_size, mirror_axes if self.mirrors_patches() else None
 
     def get_training_transforms(self, *args, **kwargs):
         """nnU-Net's, or those of its nnUNetTrainerDA5, as ``kd.augmentation`` says."""

@@ -54,6 +54,10 @@ class nnUNetTrainerKDCrossTeaching(nnUNetTrainerKDStudent):
             freeze_side_outputs(self.bare_network)
         return self.make_optimizer(p for p in self.network.parameters() if p.requires_grad)
 
+    def mirrors_patches(self) -> bool:
+        """Also where the student is not mirrored at prediction: its teachers are."""
+        return self.kd.augmentation.mirroring is not False
+
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
         """Remembers the axes of the augmentation: exported networks may be mirrored along them."""
         result = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()

@@ -20,8 +20,11 @@ from tests.unit.toy_dataset import run_epoch, without_figures
 
 DATA = Path(__file__).parents[1] / "data" / "before_rebuild"
 GOLDEN = json.loads((DATA / "golden.json").read_text())
-SINCE = {"distillation": {key: {"ramp": "none"} for key in ("soft_ce", "soft_dice")}}
-"""Defaults of that version that are others today; ``nnUNetv2_kd plan`` has always written all keys."""
+SINCE = {
+    "distillation": {key: {"ramp": "none"} for key in ("soft_ce", "soft_dice")},
+    "augmentation": {"mirroring": True},
+}
+"""Defaults of that version that are others today, and what it always did."""
 
 
 @pytest.fixture(name="folders")

@@ -173,17 +173,35 @@ def test_da5_is_nnunets_own_augmentation(toy):
     assert trainer.inference_allowed_mirroring_axes == (0, 1, 2)
 
 
-@pytest.mark.parametrize("mirroring", [True, False])
+@pytest.mark.parametrize(
+    ("role", "at_prediction", "setting", "patches", "prediction"),
+    [
+        ("teacher", False, None, True, True),
+        ("teacher", False, True, True, True),
+        ("teacher", False, False, False, False),
+        ("student", False, None, False, False),
+        ("student", False, True, True, False),
+        ("student", False, False, False, False),
+        ("student", True, None, True, True),
+        ("student", True, True, True, True),
+    ],
+)
 @pytest.mark.parametrize("transforms", ["default", "DA5"])
-def test_a_network_that_sees_no_mirrored_patch_is_not_mirrored_at_prediction(toy, transforms, mirroring):
-    block = {"augmentation": {"transforms": transforms, "mirroring": mirroring}}
+def test_patches_are_mirrored_where_prediction_mirrors_unless_the_setting_says_otherwise(
+    toy, transforms, role, at_prediction, setting, patches, prediction
+):
+    block = {
+        "role": role,
+        "augmentation": {"transforms": transforms, "mirroring": setting},
+        "student": {"mirroring": at_prediction},
+    }
     toy.write_plans(block, "Mirrors")
     trainer = trainer_of("Mirrors", "nnUNetTrainerKDTeacher")
     trainer.initialize()
     trainer.on_train_start()
     used = trainer.dataloader_train.data_loader.transforms.transforms
-    assert any(isinstance(t, MirrorTransform) for t in used) == mirroring
-    assert trainer.inference_allowed_mirroring_axes == ((0, 1, 2) if mirroring else None)
+    assert any(isinstance(t, MirrorTransform) for t in used) == patches
+    assert trainer.inference_allowed_mirroring_axes == ((0, 1, 2) if prediction else None)
 
 
 @pytest.mark.parametrize("transforms", ["default", "DA5"])
