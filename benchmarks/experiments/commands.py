@@ -66,6 +66,7 @@ class Training:
             "optimizer.lr_schedule": "poly",
             "student.start": "random",
             "augmentation.mirroring": True,
+            "augmentation.rotation": 180,
             "distillation.soft_ce.ramp": "none",
             "distillation.soft_dice.ramp": "none",
             "ensemble.step_size": self.step_size,
