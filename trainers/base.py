@@ -240,7 +240,10 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
         rotation = max(least, -limit), min(most, limit)
         if not self.mirrors_at_prediction():
             self.inference_allowed_mirroring_axes = None
-        return rotation, dummy_2d, initial_patch_size, mirror_axes if self.mirrors_patches() else None
+        if not self.mirrors_patches():
+            self.print_to_log_file("Patches are not mirrored; kd.augmentation.mirroring is the setting.")
+            mirror_axes = None
+        return rotation, dummy_2d, initial_patch_size, mirror_axes
 
     def get_training_transforms(self, *args, **kwargs):
         """nnU-Net's, or those of its nnUNetTrainerDA5, as ``kd.augmentation`` says."""
