@@ -90,7 +90,8 @@ class Augmentation:
     transforms: Literal["default", "DA5"] = value(
         "default",
         "default: nnU-Net's; DA5: those of its nnUNetTrainerDA5, stronger: more rotation, turned and exchanged axes, "
-        "median filter, sharpening, blank boxes, brightness gradients, local gamma",
+        "median filter, sharpening, blank boxes, brightness gradients, local gamma; its quarter turns and exchanged "
+        "axes stay, whatever mirroring and rotation say",
     )
     mirroring: bool | None = value(
         None,
