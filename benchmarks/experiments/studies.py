@@ -3,7 +3,7 @@
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ class Teachers:
         test_plain: whether they do so without mirroring, too.
         test_ensemble: whether their ensemble does, in each of these ways.
         trained: whether another study trains them, as students without teachers of their own.
+        set: keys of their ``"kd"`` block.
         needs: jobs that must be done before, beside the data set.
     """
 
@@ -60,6 +61,7 @@ class Teachers:
     test_plain: bool = False
     test_ensemble: bool = False
     trained: bool = False
+    set: Mapping[str, Any] = field(default_factory=dict)
     needs: Sequence[str] = ()
 
     def job(self, dataset: int, plans: str, fold: str) -> str:
@@ -193,7 +195,7 @@ class Studies:
         networks = [(plans, fold) for plans in teachers.seeds for fold in teachers.folds]
         for plans, seed in teachers.seeds.items() if not teachers.trained else ():
             needs = [_data_job(own, teachers.folds[0]), *teachers.needs]
-            settings = _schedule(seed, own.teacher_epochs)
+            settings = _schedule(seed, own.teacher_epochs) | dict(teachers.set)
             yield Job(f"{own.dataset}-plan-{plans}", [own.plan(plans, [teachers.student], settings, _TEACH)], needs)
         for plans, fold in networks:
             job = teachers.job(own.dataset, plans, fold)

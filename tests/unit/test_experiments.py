@@ -140,6 +140,14 @@ def test_students_of_one_study_teach_in_another(studies: Studies) -> None:
     assert "--disable_tta" not in jobs["29-Tenth-longest-inherited-1-test"].commands[0]
 
 
+def test_teachers_can_have_settings_of_their_own(studies: Studies) -> None:
+    jobs = {job.name: job for job in studies.study("acdc_teachers_light")}
+    (plan,) = jobs["29-plan-Light-half2"].commands
+    assert {"optimizer.initial_lr=0.003", "augmentation.mirroring=false", "schedule.seed=2"} <= set(plan)
+    (other,) = {job.name: job for job in studies.study("acdc_teachers")}["29-plan-Half2"].commands
+    assert {"optimizer.initial_lr=0.001", "augmentation.mirroring=true"} <= set(other)
+
+
 def summary(dice: dict[str, float]) -> str:
     rows = [{"metrics": {"1": {"Dice": d}}, "prediction_file": f"{case}.nii.gz"} for case, d in dice.items()]
     return json.dumps({"metric_per_case": rows, "mean": {}, "foreground_mean": {}})
