@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.cli import main
@@ -118,10 +119,17 @@ def write_json(file: Path, content: dict) -> None:
     file.write_text(json.dumps(content))
 
 
-def make_model(results: Path, name: str, folds: tuple = (0, 1), plans: dict | None = None) -> Path:
+def make_model(
+    results: Path, name: str, folds: tuple = (0, 1), plans: dict | None = None, mirror_axes: tuple | None = (0, 1)
+) -> Path:
+    checkpoint = {
+        "network_weights": {},
+        "trainer_name": name.split("__")[0],
+        "inference_allowed_mirroring_axes": mirror_axes,
+    }
     for fold in folds:
         (results / name / f"fold_{fold}").mkdir(parents=True)
-        (results / name / f"fold_{fold}" / "checkpoint_final.pth").touch()
+        torch.save(checkpoint, results / name / f"fold_{fold}" / "checkpoint_final.pth")
     write_json(results / name / "plans.json", plans or make_plans())
     write_json(results / name / "dataset.json", DATASET_JSON)
     return results / name
@@ -351,6 +359,42 @@ def test_default_teachers_are_measured_when_trained(folder, capsys, tmp_path):
     assert "FOLD -p nnUNetPlans " not in out
     ratios = next(line for line in out.splitlines() if line.startswith("teachers / student")).split()
     assert ratios[3:] == ["5.0x", "1.0x", "1.0x", "5.0x", "5.0x", "20.0x"]
+    assert "GFLOPs/image: teachers mirrored, student not mirrored." in out
+
+
+def test_teachers_that_may_not_be_mirrored_are_not_counted_as_if_they_were(folder, capsys, tmp_path):
+    results = tmp_path / "results" / DATASET
+    make_model(results, "nnUNetTrainer__nnUNetPlans__2d", (0, 1, 2, 3, 4), mirror_axes=None)
+    plan("-c", "2d", "-o", "S")
+    out = capsys.readouterr().out
+    ratios = next(line for line in out.splitlines() if line.startswith("teachers / student")).split()
+    assert ratios[3:] == ["5.0x", "1.0x", "1.0x", "5.0x", "1.2x", "5.0x"]
+    assert "GFLOPs/image: teachers not mirrored: no checkpoint allows it; student not mirrored." in out
+    make_model(results, "nnUNetTrainer__Other__2d", (0,), make_plans(), mirror_axes=(1,))
+    plan("-c", "2d", "-o", "S2", "--teachers", "nnUNetTrainer__Other__2d:0", "nnUNetTrainer__nnUNetPlans__2d:0,1")
+    out = capsys.readouterr().out
+    passes = [line.split()[-2] for line in out.splitlines() if line.startswith(("nnUNetTrainer__", "all teachers"))]
+    windows = [int(line.split()[-3]) for line in out.splitlines() if line.startswith("nnUNetTrainer__")]
+    assert [int(p) for p in passes] == [2 * windows[0], windows[1], 2 * windows[0] + windows[1]]
+    assert "teachers mirrored where checkpoints allow it; student not mirrored" in out
+    plan("-c", "2d", "-o", "S3", "--teachers", "nnUNetTrainer__Other__2d:0", "--set", "ensemble.mirroring=false")
+    assert "teachers not mirrored, student not mirrored" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("settings", "use"), [([], "mirrored"), (["augmentation.mirroring=false"], "not mirrored")])
+def test_a_teacher_without_mirrored_patches_is_not_counted_as_mirrored(folder, capsys, settings, use):
+    plan(
+        "-c",
+        "2d",
+        "-o",
+        "T",
+        "--role",
+        "teacher",
+        "--student",
+        "width=0.5",
+        *(["--set", *settings] if settings else []),
+    )
+    assert f"GFLOPs/image: base mirrored, teacher {use}." in capsys.readouterr().out
 
 
 def test_a_ratio_below_one_is_never_zero():
