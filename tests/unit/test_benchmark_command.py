@@ -119,7 +119,9 @@ def test_bad_options_leave_nothing_behind(results, images, tmp_path, capsys):
     assert "--runs 0: expected at least 1" in refuse(capsys, *usual, "--runs", "0")
     assert "0 for both or for neither" in refuse(capsys, *usual, "-npp", "0")
     assert "fold_9" in refuse(capsys, "--model", f"a={results / A}:9", *usual[2:])
-    assert "not a readable nnU-Net checkpoint" in refuse(capsys, *usual)  # an empty file
+    for file in (results / A).glob("fold_*/checkpoint_final.pth"):
+        file.write_bytes(b"")
+    assert "not a readable nnU-Net checkpoint" in refuse(capsys, *usual)
     assert not [f for f in out.rglob("*") if f.is_file()]
 
 
