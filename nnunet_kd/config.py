@@ -339,6 +339,10 @@ class KDConfig:
                 f"prediction; set {path}.augmentation.mirroring to true or {path}.student.mirroring to false."
             )
 
+    def mirrors_at_prediction(self, is_student: bool) -> bool:
+        """Whether ``nnUNetv2_predict`` mirrors the network: as nnU-Net does, but a student only if asked."""
+        return self.augmentation.mirroring is not False and (self.student.mirroring or not is_student)
+
     @classmethod
     def from_plans(cls, plans: Mapping[str, Any]) -> "KDConfig":
         """Reads the ``"kd"`` block of a plans dictionary; without one, all defaults.

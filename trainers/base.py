@@ -222,7 +222,7 @@ class nnUNetTrainerKDBase(nnUNetTrainer):
 
     def mirrors_at_prediction(self) -> bool:
         """Whether ``nnUNetv2_predict`` mirrors: as nnU-Net does, but an undistilled twin as its student does."""
-        return self.kd.augmentation.mirroring is not False and (self.kd.student.mirroring or not self.is_student)
+        return self.kd.mirrors_at_prediction(self.is_student)
 
     def mirrors_patches(self) -> bool:
         """Whether there are mirrored patches: a network that is not mirrored at prediction never sees such images."""

@@ -66,19 +66,14 @@ def compare(draft: Draft, plans: dict[str, Any]) -> tuple[str, list[str]]:
             costs = [_measure(base, f"{base.plans.plans_name} {base.configuration}")]
         allowed |= {cost.mirrors != 1 for cost in costs}
         rows = [Row(cost, config.ensemble.mirroring or not is_student) for cost in costs]
-        row = Row(_measure(new, f"{new.plans.plans_name} ({config.role})"), _is_mirrored(config))
+        row = Row(_measure(new, f"{new.plans.plans_name} ({config.role})"), config.mirrors_at_prediction(is_student))
         table = format_table(rows, row, "teachers / student" if is_student else "base / teacher")
         parts.append(f"\n{base.configuration}\n{table}")
     return "\n".join([*parts, "", LEGEND.format(use=_use(config, allowed))]), missing
 
 
-def _is_mirrored(config: KDConfig) -> bool:
-    """Whether the network of these plans is mirrored at prediction."""
-    return config.augmentation.mirroring is not False and (config.student.mirroring or config.role == "teacher")
-
-
 def _use(config: KDConfig, allowed: set[bool]) -> str:
-    new = _WORDS[_is_mirrored(config)]
+    new = _WORDS[config.mirrors_at_prediction(config.role == "student")]
     if config.role == "teacher":
         return f"base mirrored, teacher {new}"
     if config.ensemble.mirroring and False in allowed:
