@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from nnunet_kd.report.calibration import Reliability
-from nnunet_kd.report.measurements import HIGHER_IS_BETTER
+from nnunet_kd.report.measurements import HIGHER_IS_BETTER, SHARES
 from nnunet_kd.report.numbers import Numbers
 from nnunet_kd.report.style import FAINT, INK, PAPER, MethodStyle, new_figure
 
@@ -20,7 +20,7 @@ Styles = Mapping[str, MethodStyle]
 def dot_plot(numbers: Numbers, metric: str, styles: Styles) -> Figure:
     """Mean and standard deviation of what every comparable method has, one panel for each class.
 
-    A ring marks significant differences.
+    A ring marks significant differences. Axes end where the metric does: at 0, and shares at 1.
 
     Source: the form is that of Noothout et al. 2022, Fig. 4.
     """
@@ -41,10 +41,12 @@ def dot_plot(numbers: Numbers, metric: str, styles: Styles) -> Figure:
                 continue
             sd = sd if np.isfinite(sd) else 0.0
             ax.plot([mean - sd, mean + sd], [y, y], color=style.color, lw=1.6, solid_capstyle="butt")
-            ax.plot(mean, y, style.marker, color=style.color, ms=6, mec=PAPER, mew=0.4, zorder=3)
+            ax.plot(mean, y, style.marker, color=style.color, ms=6, mec=PAPER, mew=0.4, zorder=3, clip_on=False)
             test = numbers.test(method, numbers.roles.reference, metric, label)
             if test is not None and test.significant:
-                ax.plot(mean, y, "o", mfc="none", mec=INK, ms=10, mew=1.1, zorder=4)
+                ax.plot(mean, y, "o", mfc="none", mec=INK, ms=10, mew=1.1, zorder=4, clip_on=False)
+        low, high = ax.get_xlim()
+        ax.set_xlim(max(low, 0.0), min(high, 1.0) if metric in SHARES else high)
         ax.set_title(title, loc="left")
         ax.set_ylim(-0.6, len(positions) - 0.4)
         ax.grid(axis="y", color=FAINT, lw=0.4, alpha=0.5)

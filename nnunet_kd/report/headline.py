@@ -7,10 +7,8 @@ from typing import Any
 from nnunet_kd.evaluation.statistics import Significance
 from nnunet_kd.report.costs import Cost, Ratio, ratio
 from nnunet_kd.report.formats import MINUS, UNKNOWN, number, of_metric, probability, significant
-from nnunet_kd.report.measurements import HIGHER_IS_BETTER
+from nnunet_kd.report.measurements import HIGHER_IS_BETTER, SHARES
 from nnunet_kd.report.numbers import Numbers, failed_apart
-
-_SHARES = ("Dice", "NSD", "IoU", "VOE")
 
 
 @dataclass(frozen=True)
@@ -87,13 +85,13 @@ def _difference(test: Any, numbers: Numbers, significance: Significance) -> str:
 
 
 def _amount(value: float, numbers: Numbers, metric: str, sign: bool = False) -> str:
-    if metric in _SHARES:
+    if metric in SHARES:
         return f"{number(100 * value, 2, sign)} points"
     return f"{of_metric(value, metric, sign)} {numbers.unit(metric)}".strip()
 
 
 def _interval(test: Any) -> str:
-    scale, decimals = (100, 2) if test.metric in _SHARES else (1, 3)
+    scale, decimals = (100, 2) if test.metric in SHARES else (1, 3)
     percent = f"{100 * test.confidence:g} % confidence interval of the difference"
     low, high = (number(scale * v, decimals, sign=True) for v in (test.low, test.high))
     return f"{percent} {low} to {high}" if low != UNKNOWN else "too few cases for a confidence interval"

@@ -15,6 +15,7 @@ HIGHER_IS_BETTER = {
     **dict.fromkeys(("HD", "HD95", "ASSD", "MSD", "VOE"), False),
 }
 DISTANCES = ("HD", "HD95", "ASSD", "MSD")
+SHARES = ("Dice", "NSD", "IoU", "VOE")
 
 
 def long_table(summaries: Mapping[str, Summary]) -> pd.DataFrame:

@@ -4,15 +4,18 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from nnunet_kd.evaluation.statistics import Significance
+from nnunet_kd.report.figures import dot_plot
 from nnunet_kd.report.files import write_table
 from nnunet_kd.report.headline import make_headline
 from nnunet_kd.report.measurements import long_table
 from nnunet_kd.report.methods import Roles
 from nnunet_kd.report.numbers import compute_numbers
+from nnunet_kd.report.style import method_styles
 from nnunet_kd.utilities.summaries import Summary
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "report"
@@ -58,3 +61,14 @@ def test_the_golden_numbers_hold_what_is_hard(numbers):
     assert (numbers.structures[["missed", "absent", "invented"]].sum() > 0).all()
     assert pd.isna(numbers.score("other", "HD95").common_mean)
     assert numbers.tests["significant"].any()
+
+
+@pytest.mark.parametrize("metric", ["Dice", "HD95"])
+def test_axes_end_where_the_metric_does(numbers, metric):
+    figure = dot_plot(numbers, metric, method_styles(numbers.methods, numbers.roles))
+    lows, highs = zip(*(axes.get_xlim() for axes in figure.axes), strict=True)
+    drawn = np.concatenate([line.get_xdata() for axes in figure.axes for line in axes.lines])
+    assert min(lows) >= 0
+    assert max(highs) >= max(drawn) or metric == "Dice"
+    assert max(drawn) > 1, "an axis that follows the bars would go further"
+    assert max(highs) <= 1 or metric == "HD95"
