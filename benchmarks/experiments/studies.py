@@ -47,7 +47,7 @@ class Teachers:
         test: whether they predict the test cases, mirrored.
         test_plain: whether they do so without mirroring, too.
         test_ensemble: whether their ensemble does, in each of these ways.
-        trained: whether another study trains them, as students without teachers of their own.
+        trained: the trainer with which another study trains them, as its students; empty: they are trained here.
         set: keys of their ``"kd"`` block.
         needs: jobs that must be done before, beside the data set.
     """
@@ -60,9 +60,14 @@ class Teachers:
     test: bool = True
     test_plain: bool = False
     test_ensemble: bool = False
-    trained: bool = False
+    trained: str = ""
     set: Mapping[str, Any] = field(default_factory=dict)
     needs: Sequence[str] = ()
+
+    @property
+    def trainer(self) -> str:
+        """Class of their trainer."""
+        return self.trained or TEACHER
 
     def job(self, dataset: int, plans: str, fold: str) -> str:
         """Name of the job that trains one of them."""
@@ -188,7 +193,7 @@ class Studies:
     def _members(self, training: Training, teachers: Teachers) -> list[str]:
         folder = f"{self._training(teachers.of).results}/" if teachers.of else ""
         names = [(name, fold) for name in teachers.seeds for fold in teachers.folds]
-        return ["--teachers", *(f"{folder}{TEACHER}__{n}__{training.configuration}:{f}" for n, f in names)]
+        return ["--teachers", *(f"{folder}{teachers.trainer}__{n}__{training.configuration}:{f}" for n, f in names)]
 
     def _teachers(self, training: Training, teachers: Teachers) -> Iterator[Job]:
         own = self._training(teachers.of) if teachers.of else training
@@ -200,10 +205,10 @@ class Studies:
         for plans, fold in networks:
             job = teachers.job(own.dataset, plans, fold)
             if not teachers.trained:
-                yield Job(job, [own.train(plans, TEACHER, fold)], [f"{own.dataset}-plan-{plans}"])
+                yield Job(job, [own.train(plans, teachers.trainer, fold)], [f"{own.dataset}-plan-{plans}"])
             for ending, mirrored in teachers.tests():
                 output = f"{plans}-{fold}{ending}"
-                commands = own.test(plans, TEACHER, fold, output, mirrored, probabilities=True)
+                commands = own.test(plans, teachers.trainer, fold, output, mirrored, probabilities=True)
                 yield Job(f"{job}-test{ending}", commands, [job])
         trained = [teachers.job(own.dataset, plans, fold) for plans, fold in networks]
         if teachers.export:

@@ -1,6 +1,7 @@
 """Unlabeled images, networks trained together, and coarse-to-fine prediction, with nnU-Net's own commands."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -28,7 +29,9 @@ def unlabeled(workspace, tmp_path_factory):
     shutil.rmtree(workspace.preprocessed / "kd_unlabeled")
 
 
-def test_a_student_learns_from_unlabeled_cases_too(workspace, teachers, unlabeled):
+@pytest.fixture(scope="module")
+def semi(workspace, teachers, unlabeled) -> str:
+    """What the training of a student prints, half of whose batches are unlabeled."""
     workspace.plan(
         "Semi", "-c", "3d_fullres", "--student", SMALL, "--teachers", teachers["3d_fullres"] + ":0",
         "--batch_size", "2", "schedule.iterations_per_epoch=4", "schedule.seed=3", "ensemble.name=semi",
@@ -42,13 +45,29 @@ def test_a_student_learns_from_unlabeled_cases_too(workspace, teachers, unlabele
     plans.write_text(plans.read_text().replace("out_of_fold", "all"))
     printed = workspace.run("nnUNetv2_kd", "softlabels", "-d", "4", "-p", "Semi", "-device", "cpu")
     assert f"{TRAIN} labeled and {UNLABELED} unlabeled cases" in printed
-    printed = workspace.train("Semi", "0", "nnUNetTrainerKDEnsemble")
-    assert f"1 of 2 cases of a batch are unlabeled, drawn from {UNLABELED}" in printed
+    return workspace.train("Semi", "0", "nnUNetTrainerKDEnsemble")
+
+
+def test_a_student_learns_from_unlabeled_cases_too(workspace, semi):
+    assert f"1 of 2 cases of a batch are unlabeled, drawn from {UNLABELED}" in semi
     log = load_checkpoint_file(
         workspace.results / "nnUNetTrainerKDEnsemble__Semi__3d_fullres" / "fold_0" / "checkpoint_final.pth"
     )["logging"]
     assert np.isfinite(log["kd_hard"]).all()
     assert log["kd_kl"][1] > log["kd_kl"][0], "the ramp"
+
+
+def test_a_student_teaches_the_next_one(workspace, semi):
+    workspace.plan(
+        "Again", "-c", "3d_fullres", "--student", SMALL, "--teachers", "nnUNetTrainerKDEnsemble__Semi__3d_fullres:0",
+        "--batch_size", "2", "schedule.iterations_per_epoch=2", "schedule.seed=4", "unlabeled.fraction=0.5",
+    )  # fmt: skip
+    printed = workspace.run("nnUNetv2_kd", "softlabels", "-d", "4", "-p", "Again", "-device", "cpu")
+    assert f"{TRAIN} labeled and {UNLABELED} unlabeled cases" in printed
+    printed = workspace.train("Again", "0", "nnUNetTrainerKDEnsemble")
+    (start,) = re.findall(r"Inheriting from nnUNetTrainerKDEnsemble__Semi__3d_fullres fold 0 .*", printed)
+    assert start.endswith("Same architecture: the student is a copy.")
+    assert f"1 of 2 cases of a batch are unlabeled, drawn from {UNLABELED}" in printed
 
 
 def test_teachers_and_student_trained_together(workspace, unlabeled, tmp_path):

@@ -140,6 +140,14 @@ def test_students_of_one_study_teach_in_another(studies: Studies) -> None:
     assert "--disable_tta" not in jobs["29-Tenth-longest-inherited-1-test"].commands[0]
 
 
+def test_students_that_teach_keep_their_trainer(studies: Studies) -> None:
+    jobs = {job.name: job for job in studies.study("acdc_few_second")}
+    teacher = "nnUNetTrainerKDEnsemble__Tenth-long-light-unlabeled-fade-2__2d:0"
+    assert teacher in jobs["30-Few-second-light-unlabeled-fade-3"].commands[0]
+    (predict, _) = jobs["30-Tenth-long-light-unlabeled-fade-2-test"].commands
+    assert predict[predict.index("-tr") + 1] == "nnUNetTrainerKDEnsemble"
+
+
 def test_teachers_can_have_settings_of_their_own(studies: Studies) -> None:
     jobs = {job.name: job for job in studies.study("acdc_teachers_light")}
     (plan,) = jobs["29-plan-Light-half2"].commands
